@@ -1,0 +1,57 @@
+//! What the agent sets in the kernel programs before they are loaded.
+
+/// Nanoseconds in a second.
+pub const SECOND: u64 = 1_000_000_000;
+
+/// When flows end, in nanoseconds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Longest time without a packet.
+    pub idle: u64,
+    /// Longest life of a flow; what goes on is a new flow.
+    pub active: u64,
+    /// How long a closed TCP flow waits for stray packets.
+    pub linger: u64,
+}
+
+impl Timeouts {
+    /// Longest idle timeout that may be set; the accumulators' bounds are proved for it.
+    pub const MAX_IDLE: u64 = 3600 * SECOND;
+    /// Longest active timeout that may be set; the accumulators' bounds are proved for it.
+    pub const MAX_ACTIVE: u64 = 3600 * SECOND;
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { idle: 120 * SECOND, active: 3600 * SECOND, linger: 2 * SECOND }
+    }
+}
+
+/// Largest number of interfaces watched by one agent.
+pub const MAX_INTERFACES: u32 = 64;
+
+/// Settings of the kernel programs, constant once they are loaded.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct KernelConfig {
+    /// When flows end.
+    pub timeouts: Timeouts,
+    /// Keys the flow hash.
+    pub hash_seed: u64,
+    /// Number of buckets less one; a power of two less one.
+    pub bucket_mask: u32,
+    /// Odd number that maps each watched interface index to a counter slot of its own, see [`counter_slot`].
+    pub interface_multiplier: u32,
+    /// 1 if an event is wanted for each opened flow.
+    pub events_opened: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// Counter slot of an interface: the top six bits of a product. The agent searches a multiplier that gives each
+/// watched interface a slot of its own, so that the kernel needs no map to find it.
+#[inline(always)]
+pub const fn counter_slot(interface: u32, multiplier: u32) -> u32 {
+    interface.wrapping_mul(multiplier) >> (32 - MAX_INTERFACES.ilog2())
+}

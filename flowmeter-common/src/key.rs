@@ -1,0 +1,173 @@
+//! Which flow a packet belongs to: the canonical key, its hash, and the packet's direction.
+
+/// What kind of packets a key stands for.
+pub mod kind {
+    /// Packets with their own transport header.
+    pub const WHOLE: u8 = 0;
+    /// Fragments after the first (RFC 791, RFC 8200): no ports, counted to their address pair and protocol.
+    pub const FRAGMENT: u8 = 1;
+}
+
+/// Canonical key of a bidirectional flow; both directions of a conversation have the same one.
+///
+/// The endpoint with the smaller (address, port), compared as memory words, is `a`. That order means nothing
+/// beyond being the same for both directions; who opened the flow is kept beside it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct FlowKey {
+    /// Address of endpoint a, as 16 bytes in network order held in two words; IPv4 as `::ffff:a.b.c.d` (RFC 4291).
+    pub a_address: [u64; 2],
+    /// Address of endpoint b.
+    pub b_address: [u64; 2],
+    /// Port of endpoint a. ICMP: see [`crate::parse`].
+    pub a_port: u16,
+    /// Port of endpoint b.
+    pub b_port: u16,
+    /// Outer VLAN identifier with bit 15 set when there is a tag, so that a priority tag (VLAN 0) is not "none".
+    pub outer_vlan: u16,
+    /// Inner VLAN identifier, likewise.
+    pub inner_vlan: u16,
+    /// Tunnel identifier of an inner flow; 0 outside of tunnels.
+    pub tunnel: u32,
+    /// Interface index that the packet was seen on; 0 in captures.
+    pub interface: u32,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// One of [`kind`].
+    pub kind: u8,
+    /// 4 or 6.
+    pub ip_version: u8,
+    /// Always zero: the key is compared and hashed as whole words.
+    pub reserved: [u8; 5],
+}
+
+/// Words of 64 bits in a key.
+pub const KEY_WORDS: usize = size_of::<FlowKey>() / 8;
+const _: () = assert!(size_of::<FlowKey>() == 56, "FlowKey has no padding and fills seven words");
+
+/// Marks a VLAN identifier as present.
+pub const VLAN_PRESENT: u16 = 0x8000;
+
+/// One odd multiplier a word. Digits of the fractional parts of square roots of primes, made odd.
+const MULTIPLIERS: [u64; KEY_WORDS] = [
+    0x6a09_e667_f3bc_c909,
+    0xbb67_ae85_84ca_a73b,
+    0x3c6e_f372_fe94_f82b,
+    0xa54f_f53a_5f1d_36f1,
+    0x510e_527f_ade6_82d1,
+    0x9b05_688c_2b3e_6c1f,
+    0x1f83_d9ab_fb41_bd6b,
+];
+
+impl FlowKey {
+    /// The key as words.
+    #[inline(always)]
+    pub fn words(&self) -> &[u64; KEY_WORDS] {
+        // SAFETY: FlowKey is repr(C), 8-aligned, without padding, and exactly KEY_WORDS words long (asserted above).
+        unsafe { &*core::ptr::from_ref(self).cast() }
+    }
+
+    /// Compares whole words without leaving early: a tag of 62 hash bits has matched already.
+    #[inline(always)]
+    pub fn same(&self, other: &Self) -> bool {
+        let (a, b) = (self.words(), other.words());
+        (a[0] ^ b[0])
+            | (a[1] ^ b[1])
+            | (a[2] ^ b[2])
+            | (a[3] ^ b[3])
+            | (a[4] ^ b[4])
+            | (a[5] ^ b[5])
+            | (a[6] ^ b[6])
+            == 0
+    }
+
+    /// 64-bit hash, keyed by `seed` so that who does not know it cannot choose colliding keys easily.
+    ///
+    /// The words are multiplied independently of each other, so that a processor does it at once, and mixed at the end.
+    #[inline(always)]
+    pub fn hash(&self, seed: u64) -> u64 {
+        let words = self.words();
+        let mut h = seed;
+        let mut i = 0;
+        while i < KEY_WORDS {
+            let m = (words[i] ^ seed).wrapping_mul(MULTIPLIERS[i]);
+            h = h.wrapping_add(m ^ (m >> 32));
+            i += 1;
+        }
+        h ^= h >> 31;
+        h = h.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        h ^= h >> 32;
+        h
+    }
+
+    /// Orders the endpoints and returns the direction of a packet that goes from the first to the second given:
+    /// 0 if `a` is the sender, 1 if `b` is.
+    #[inline(always)]
+    pub fn set_endpoints(&mut self, from: [u64; 2], from_port: u16, to: [u64; 2], to_port: u16) -> u8 {
+        let swap = if from[1] != to[1] {
+            from[1] > to[1]
+        } else if from[0] != to[0] {
+            from[0] > to[0]
+        } else {
+            from_port > to_port
+        };
+        if swap {
+            self.a_address = to;
+            self.a_port = to_port;
+            self.b_address = from;
+            self.b_port = from_port;
+        } else {
+            self.a_address = from;
+            self.a_port = from_port;
+            self.b_address = to;
+            self.b_port = to_port;
+        }
+        swap as u8
+    }
+}
+
+/// An IPv4 address, given as it stands in memory, as the words of its IPv4-mapped IPv6 address.
+#[inline(always)]
+pub fn mapped_ipv4(address: u32) -> [u64; 2] {
+    [0, (0x0000_ffff_0000_0000 | u64::from(u32::from_be(address))).to_be()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_directions_have_one_key() {
+        let (mut x, mut y) = (FlowKey::default(), FlowKey::default());
+        let (client, server) = (mapped_ipv4(u32::from_ne_bytes([10, 0, 0, 1])), mapped_ipv4(u32::from_ne_bytes([10, 0, 0, 2])));
+        let there = x.set_endpoints(client, 40000, server, 443);
+        let back = y.set_endpoints(server, 443, client, 40000);
+        assert_eq!(x, y);
+        assert_ne!(there, back);
+        assert_eq!(x.hash(7), y.hash(7));
+        assert_ne!(x.hash(7), x.hash(8));
+    }
+
+    #[test]
+    fn mapped_ipv4_is_rfc_4291() {
+        let words = mapped_ipv4(u32::from_ne_bytes([192, 0, 2, 1]));
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&words[0].to_ne_bytes());
+        bytes[8..].copy_from_slice(&words[1].to_ne_bytes());
+        assert_eq!(std::net::Ipv6Addr::from(bytes), std::net::Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped());
+    }
+
+    #[test]
+    fn hashes_of_near_keys_spread_over_the_table() {
+        // 65,536 keys that differ only in two address bytes, into 4,096 buckets: 16 expected in each.
+        let mut fill = vec![0_u32; 4096];
+        for i in 0..65_536_u32 {
+            let mut key = FlowKey { protocol: 6, ..FlowKey::default() };
+            let from = mapped_ipv4(u32::from_ne_bytes([10, 0, (i >> 8) as u8, i as u8]));
+            key.set_endpoints(from, 1234, mapped_ipv4(u32::from_ne_bytes([192, 0, 2, 1])), 80);
+            fill[(key.hash(0x1234_5678_9abc_def1) >> 32) as usize & 4095] += 1;
+        }
+        let worst = fill.iter().max().copied().unwrap_or(0);
+        assert!(worst < 48, "a bucket got {worst} of 65,536 keys; 16 are expected, 48 is eight deviations away");
+    }
+}

@@ -1,0 +1,177 @@
+//! When a flow ends: by the clock, or by a packet that can only belong to a new one.
+
+use crate::config::{SECOND, Timeouts};
+use crate::flow::{Direction, FlowState, tcp_seen};
+use crate::packet::{Packet, protocol, tcp_flags};
+
+/// A SYN with another initial sequence number on a connection that has been silent for longer than this is a new
+/// connection on reused ports: twice the maximum segment lifetime, as Linux takes it (60 s).
+pub const TWICE_SEGMENT_LIFETIME: u64 = 60 * SECOND;
+
+/// Why a flow ended.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// No packet for the idle timeout.
+    Idle = 1,
+    /// Older than the active timeout; a packet after that opens a new flow.
+    Active = 2,
+    /// FIN in both directions, acknowledged.
+    Fin = 3,
+    /// RST.
+    Reset = 4,
+    /// A new connection began on the same addresses and ports.
+    PortReuse = 5,
+    /// The agent stopped.
+    Shutdown = 6,
+    /// The capture ended.
+    EndOfCapture = 7,
+}
+
+impl EndReason {
+    /// All reasons.
+    pub const ALL: [Self; 7] =
+        [Self::Idle, Self::Active, Self::Fin, Self::Reset, Self::PortReuse, Self::Shutdown, Self::EndOfCapture];
+
+    /// Name as it stands in the log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Active => "active",
+            Self::Fin => "fin",
+            Self::Reset => "reset",
+            Self::PortReuse => "port_reuse",
+            Self::Shutdown => "shutdown",
+            Self::EndOfCapture => "end_of_capture",
+        }
+    }
+
+    /// The reason with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| *reason as u8 == number)
+    }
+}
+
+/// The times that decide whether a flow has ended by the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ages {
+    /// Time of the first packet, ns.
+    first: u64,
+    /// Time of the last packet, ns.
+    last: u64,
+    /// When and how the connection was closed, if it was.
+    closed: Option<(u64, EndReason)>,
+}
+
+impl Ages {
+    /// Reads the times of a flow that other CPUs may be updating; `None` if its first packet is still being counted.
+    ///
+    /// # Safety
+    /// `state` points to a readable flow. It may be written meanwhile, in whole aligned words.
+    #[inline(always)]
+    pub unsafe fn read(state: *const FlowState) -> Option<Self> {
+        // SAFETY: the caller's promise; both are fields of the flow.
+        let (a, b) = unsafe {
+            let directions = (&raw const (*state).directions).cast::<Direction>();
+            (Half::read(directions), Half::read(directions.add(1)))
+        };
+        match (a.present, b.present) {
+            (true, true) => Some(Self {
+                first: if a.first < b.first { a.first } else { b.first },
+                last: if a.last > b.last { a.last } else { b.last },
+                closed: match (a.closed, b.closed) {
+                    (Some(x), Some(y)) => Some(if x.0 < y.0 { x } else { y }),
+                    (one, None) | (None, one) => one,
+                },
+            }),
+            (true, false) => Some(a.into()),
+            (false, true) => Some(b.into()),
+            (false, false) => None,
+        }
+    }
+
+    /// Whether the flow has outlived itself at `now`, and why: the earliest of its deadlines that has passed.
+    #[inline(always)]
+    pub fn expired(&self, now: u64, timeouts: &Timeouts) -> Option<EndReason> {
+        let mut reason = None;
+        let mut earliest = u64::MAX;
+        let idle = self.last.wrapping_add(timeouts.idle);
+        if now > idle {
+            earliest = idle;
+            reason = Some(EndReason::Idle);
+        }
+        let active = self.first.wrapping_add(timeouts.active);
+        if now > active && active < earliest {
+            earliest = active;
+            reason = Some(EndReason::Active);
+        }
+        if let Some((closed_at, why)) = self.closed {
+            let linger = closed_at.wrapping_add(timeouts.linger);
+            if now > linger && linger < earliest {
+                reason = Some(why);
+            }
+        }
+        reason
+    }
+}
+
+/// One direction's part of [`Ages`].
+#[derive(Clone, Copy)]
+struct Half {
+    present: bool,
+    first: u64,
+    last: u64,
+    closed: Option<(u64, EndReason)>,
+}
+
+impl Half {
+    #[inline(always)]
+    unsafe fn read(direction: *const Direction) -> Self {
+        // SAFETY: the caller's promise. Volatile: each word is read once, whatever the other CPU does. `complete` is
+        // read first: once it is not zero, first and last have been written.
+        unsafe {
+            let complete = (&raw const (*direction).complete).read_volatile();
+            let seen = (&raw const (*direction).tcp_seen).read_volatile();
+            let why = if seen & tcp_seen::CLOSED_BY_RESET != 0 { EndReason::Reset } else { EndReason::Fin };
+            let closed_at = (&raw const (*direction).closed_at).read_volatile();
+            Self {
+                present: complete != 0,
+                first: (&raw const (*direction).first).read_volatile(),
+                last: (&raw const (*direction).last).read_volatile(),
+                closed: if seen & tcp_seen::CLOSED != 0 { Some((closed_at, why)) } else { None },
+            }
+        }
+    }
+}
+
+impl From<Half> for Ages {
+    #[inline(always)]
+    fn from(half: Half) -> Self {
+        Self { first: half.first, last: half.last, closed: half.closed }
+    }
+}
+
+/// Whether the flow has ended before `packet`, seen at `now`, so that the packet opens a new one.
+#[inline(always)]
+pub fn ended_before(state: &FlowState, packet: &Packet, now: u64, timeouts: &Timeouts) -> Option<EndReason> {
+    // SAFETY: a reference points to a readable flow.
+    let ages = unsafe { Ages::read(state) }?;
+    let by_clock = ages.expired(now, timeouts);
+    if by_clock.is_some() {
+        return by_clock;
+    }
+    if packet.key.protocol == protocol::TCP && packet.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN {
+        if let Some((_, why)) = ages.closed {
+            return Some(why);
+        }
+        let [a, b] = &state.directions;
+        let own = if packet.direction & 1 == 0 { a } else { b };
+        if own.has(tcp_seen::SYN)
+            && own.initial_sequence != packet.sequence
+            && now.saturating_sub(ages.last) > TWICE_SEGMENT_LIFETIME
+        {
+            return Some(EndReason::PortReuse);
+        }
+    }
+    None
+}

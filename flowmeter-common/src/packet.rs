@@ -1,0 +1,88 @@
+//! What the parser says of one packet.
+
+use crate::key::FlowKey;
+
+/// TCP flag bits as they stand in octet 13 of the TCP header (RFC 9293 section 3.1).
+pub mod tcp_flags {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// Push.
+    pub const PSH: u8 = 0x08;
+    /// The acknowledgement field is significant.
+    pub const ACK: u8 = 0x10;
+    /// The urgent pointer is significant.
+    pub const URG: u8 = 0x20;
+    /// ECN echo (RFC 3168).
+    pub const ECE: u8 = 0x40;
+    /// Congestion window reduced (RFC 3168).
+    pub const CWR: u8 = 0x80;
+}
+
+/// IANA protocol numbers that the parser looks into.
+pub mod protocol {
+    /// ICMP for IPv4 (RFC 792).
+    pub const ICMP: u8 = 1;
+    /// TCP (RFC 9293).
+    pub const TCP: u8 = 6;
+    /// UDP (RFC 768).
+    pub const UDP: u8 = 17;
+    /// ICMP for IPv6 (RFC 4443).
+    pub const ICMPV6: u8 = 58;
+    /// SCTP (RFC 9260).
+    pub const SCTP: u8 = 132;
+}
+
+/// One packet, reduced to what flows are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// The flow it belongs to.
+    pub key: FlowKey,
+    /// 0 if it goes from the key's endpoint `a` to `b`, 1 if from `b` to `a`.
+    pub direction: u8,
+    /// TCP flags, 0 for other protocols.
+    pub flags: u8,
+    /// Length of the transport header in bytes: TCP data offset x 4, UDP 8, SCTP 12, ICMP 8, otherwise 0.
+    pub header: u16,
+    /// TCP window as sent, not scaled; 0 for other protocols.
+    pub window: u16,
+    /// How many packets this will be on the wire: 1, or more for a segmentation super-packet seen on egress.
+    pub segments: u16,
+    /// Payload bytes of every segment of a super-packet but the last; 0 for an ordinary packet.
+    pub segment_payload: u32,
+    /// Length of the IP packet in bytes, padding and link header excluded. Of a super-packet: of the whole.
+    pub size: u32,
+    /// Bytes after the transport header. Of a super-packet: of the whole.
+    pub payload: u32,
+    /// TCP sequence number.
+    pub sequence: u32,
+    /// TCP acknowledgement number.
+    pub acknowledgement: u32,
+}
+
+impl Packet {
+    /// True if all of these TCP flags are set.
+    #[inline(always)]
+    pub fn has(&self, flags: u8) -> bool {
+        self.flags & flags == flags
+    }
+
+    /// Bytes of IP and transport header together, of each segment.
+    #[inline(always)]
+    pub fn headers(&self) -> u32 {
+        self.size.saturating_sub(self.payload)
+    }
+
+    /// Bytes of IP packets that this will be on the wire: each segment of a super-packet has all headers.
+    #[inline(always)]
+    pub fn wire_bytes(&self) -> u64 {
+        if self.segments <= 1 {
+            u64::from(self.size)
+        } else {
+            u64::from(self.payload) + u64::from(self.headers()) * u64::from(self.segments)
+        }
+    }
+}

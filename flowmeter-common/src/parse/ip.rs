@@ -1,0 +1,153 @@
+//! IPv4 (RFC 791) and IPv6 (RFC 8200) headers, with options, extension headers and fragments.
+
+use crate::counter::Skip;
+use crate::frame::Frame;
+use crate::key::mapped_ipv4;
+
+/// What the network layer leaves for the transport layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layer {
+    pub version: u8,
+    pub protocol: u8,
+    /// True for a fragment after the first: no transport header follows.
+    pub later_fragment: bool,
+    pub from: [u64; 2],
+    pub to: [u64; 2],
+    /// Where the transport header begins, in bytes from the frame's start.
+    pub offset: usize,
+    /// Length of the IP packet in bytes.
+    pub size: u32,
+    /// Length of the IP header with its options or extension headers.
+    pub headers: u32,
+}
+
+/// Length in bytes of an IPv4 header without options.
+const IPV4_HEADER: u32 = 20;
+const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// Length in bytes of an IPv6 header.
+const IPV6_HEADER: u32 = 40;
+/// Extension headers followed: as many as RFC 8200 section 4.1 has kinds of, less the upper-layer header.
+const MAX_EXTENSIONS: usize = 6;
+const IPV6_FRAGMENT_OFFSET: u16 = 0xfff8;
+
+mod next_header {
+    pub const HOP_BY_HOP: u8 = 0;
+    pub const ROUTING: u8 = 43;
+    pub const FRAGMENT: u8 = 44;
+    pub const AUTHENTICATION: u8 = 51;
+    pub const NONE: u8 = 59;
+    pub const DESTINATION: u8 = 60;
+    pub const MOBILITY: u8 = 135;
+    pub const HIP: u8 = 139;
+    pub const SHIM6: u8 = 140;
+}
+
+/// The length field's value, or what the wire carried where that is less (a cut or forged packet) or where the
+/// field is zero, as it is for packets that the sender's kernel has still to segment.
+#[inline(always)]
+fn bounded_size(claimed: u32, wire_len: usize, offset: usize) -> u32 {
+    let available = (wire_len as u32).saturating_sub(offset as u32);
+    if claimed == 0 || claimed > available { available } else { claimed }
+}
+
+#[inline(always)]
+pub(super) fn read_v4<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip> {
+    let words: [u32; 5] = frame.read(offset).ok_or(Skip::TruncatedIpv4)?;
+    let first = u32::from_be(words[0]);
+    let headers = ((first >> 24) & 0xf) * 4;
+    let total = first & 0xffff;
+    if first >> 28 != 4 || headers < IPV4_HEADER || (total != 0 && total < headers) {
+        return Err(Skip::BadIpv4);
+    }
+    let fragment = u32::from_be(words[1]) as u16;
+    let size = bounded_size(total, frame.wire_len(), offset);
+    if size < headers {
+        return Err(Skip::TruncatedIpv4);
+    }
+    Ok(Layer {
+        version: 4,
+        protocol: (u32::from_be(words[2]) >> 16) as u8,
+        later_fragment: fragment & IPV4_FRAGMENT_OFFSET != 0,
+        from: mapped_ipv4(words[3]),
+        to: mapped_ipv4(words[4]),
+        offset: offset + headers as usize,
+        size,
+        headers,
+    })
+}
+
+#[inline(always)]
+pub(super) fn read_v6<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip> {
+    let fixed: [u32; 10] = frame.read(offset).ok_or(Skip::TruncatedIpv6)?;
+    let first = u32::from_be(fixed[0]);
+    if first >> 28 != 6 {
+        return Err(Skip::BadIpv6);
+    }
+    let second = u32::from_be(fixed[1]);
+    let payload = second >> 16;
+    let mut next = (second >> 8) as u8;
+    // A payload length of zero means "longer than the field can say" (RFC 2675, or a packet still to be segmented),
+    // unless there is nothing after the header.
+    let claimed = if payload == 0 && next != next_header::NONE { 0 } else { payload + IPV6_HEADER };
+    let size = bounded_size(claimed, frame.wire_len(), offset);
+    let mut at = offset + IPV6_HEADER as usize;
+    let mut later_fragment = false;
+    let mut followed = 0;
+    loop {
+        let length = match next {
+            next_header::HOP_BY_HOP
+            | next_header::ROUTING
+            | next_header::DESTINATION
+            | next_header::MOBILITY
+            | next_header::HIP
+            | next_header::SHIM6
+            | next_header::AUTHENTICATION
+            | next_header::FRAGMENT => {
+                let [following, length]: [u8; 2] = frame.read(at).ok_or(Skip::TruncatedIpv6)?;
+                let length = match next {
+                    next_header::FRAGMENT => {
+                        let place: u16 = frame.read(at + 2).ok_or(Skip::TruncatedIpv6)?;
+                        later_fragment = u16::from_be(place) & IPV6_FRAGMENT_OFFSET != 0;
+                        8
+                    }
+                    // RFC 4302 counts the authentication header in words of four bytes, less two.
+                    next_header::AUTHENTICATION => (usize::from(length) + 2) * 4,
+                    _ => (usize::from(length) + 1) * 8,
+                };
+                next = following;
+                length
+            }
+            _ => break,
+        };
+        at = frame.forget(at + length);
+        followed += 1;
+        if later_fragment {
+            break;
+        }
+        if followed > MAX_EXTENSIONS {
+            return Err(Skip::TooManyExtensions);
+        }
+    }
+    let headers = (at - offset) as u32;
+    if size < headers {
+        return Err(Skip::TruncatedIpv6);
+    }
+    Ok(Layer {
+        version: 6,
+        protocol: next,
+        later_fragment,
+        from: address(&fixed, 2),
+        to: address(&fixed, 6),
+        offset: at,
+        size,
+        headers,
+    })
+}
+
+/// Four words, as they lie in memory, as the two words of a key.
+#[inline(always)]
+fn address(fixed: &[u32; 10], at: usize) -> [u64; 2] {
+    let pair = |high: u32, low: u32| (u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low))).to_be();
+    [pair(fixed[at], fixed[at + 1]), pair(fixed[at + 2], fixed[at + 3])]
+}

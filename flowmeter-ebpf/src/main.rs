@@ -1,0 +1,46 @@
+//! The kernel's side of FlowMeter: XDP for what comes in, TC for what goes out; both only watch.
+//!
+//! The way of a packet: an entry point here, [`frame`] (the only raw packet pointers), the shared parser,
+//! [`track`] (the flow's slot and its update), [`emit`] (events), [`count`] (every way out is counted).
+#![no_std]
+#![no_main]
+#![allow(internal_features, reason = "BPF compare-exchange is reached through the intrinsic: see maps.rs")]
+#![feature(core_intrinsics)]
+
+mod count;
+mod emit;
+mod frame;
+mod maps;
+mod track;
+
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+
+/// TCX: go on with the next program. The same number tells a classic TC filter to go on.
+const TCX_NEXT: i32 = -1;
+
+/// Packets that arrive. Native mode sees them as they were on the wire.
+#[xdp(frags)]
+pub fn flowmeter_ingress(ctx: XdpContext) -> u32 {
+    track::ingress(&ctx);
+    xdp_action::XDP_PASS
+}
+
+/// Packets that leave. Large sends have not been cut into segments yet.
+#[classifier]
+pub fn flowmeter_egress(ctx: TcContext) -> i32 {
+    track::egress(&ctx);
+    TCX_NEXT
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Never reached: nothing here can panic, or the verifier would refuse the endless loop.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 11] = *b"Apache-2.0\0";

@@ -1,0 +1,107 @@
+//! The maps: who writes them, and what being full means.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
+use flowmeter_common::config::{KernelConfig, MAX_INTERFACES, Timeouts};
+use flowmeter_common::counter::InterfaceCounters;
+use flowmeter_common::flow::Entry;
+use flowmeter_common::packet::Packet;
+use flowmeter_common::table::{Memory, WAYS, Word};
+
+/// `BPF_F_MMAPABLE` (linux/bpf.h): userspace may map the values.
+const MMAPABLE: u32 = 1 << 10;
+
+/// Settings, written by the agent before loading, constant afterwards.
+#[unsafe(no_mangle)]
+static CONFIG: KernelConfig = KernelConfig {
+    timeouts: Timeouts { idle: 0, active: 0, linger: 0 },
+    hash_seed: 0,
+    bucket_mask: 0,
+    interface_multiplier: 1,
+    events_opened: 0,
+    reserved: 0,
+};
+
+/// The settings as loaded.
+#[inline(always)]
+pub fn config() -> &'static KernelConfig {
+    // SAFETY: reading through a volatile pointer keeps the compiler from taking the zeros above for the values; the
+    // reference is to a static.
+    unsafe { &*core::hint::black_box(&raw const CONFIG) }
+}
+
+/// Tags by bucket; written by both sides, see the table protocol. Sized by the agent before loading.
+#[map]
+static BUCKETS: Array<[Tag; WAYS]> = Array::with_max_entries(1, MMAPABLE);
+
+/// Flows by slot; written by the kernel, the verdict by the agent. Sized by the agent before loading.
+/// Full: the packet is counted as folded.
+#[map]
+static ENTRIES: Array<Entry> = Array::with_max_entries(WAYS as u32, MMAPABLE);
+
+/// Events for the agent. Full: counted in `events_lost`; the agent's sweep finds what the event did not tell.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Accounting by interface slot, a copy for each CPU, written by the kernel.
+#[map]
+pub static COUNTERS: PerCpuArray<InterfaceCounters> = PerCpuArray::with_max_entries(MAX_INTERFACES, 0);
+
+/// The packet at hand, a copy for each CPU. Not on the stack, because the verifier follows what it knows of the stack
+/// through everything after it: once for each of the thousands of ways through the parser. What lies in a map it
+/// knows nothing of, and goes on once. Programs do not interrupt each other: both run with bottom halves off.
+#[map]
+pub static PACKET: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);
+
+/// A tag in a bucket.
+#[repr(transparent)]
+pub struct Tag(core::cell::UnsafeCell<u64>);
+
+// SAFETY: every access to the cell is one aligned 64-bit instruction.
+unsafe impl Sync for Tag {}
+
+impl Word for Tag {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: the cell is eight readable, aligned bytes of a map value.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn compare_exchange(&self, current: u64, new: u64) -> bool {
+        use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+        // SAFETY: as above, and writable. There is no compare_exchange on AtomicU64 for this target; the intrinsic
+        // lowers to BPF_CMPXCHG, which is a full barrier.
+        let (_, exchanged) = unsafe {
+            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(self.0.get(), current, new)
+        };
+        exchanged
+    }
+
+    #[inline(always)]
+    fn publish(&self, new: u64) {
+        use core::intrinsics::{AtomicOrdering, atomic_xchg};
+        // SAFETY: as above. An exchange, because BPF has no plain store with release ordering before version 4 of
+        // its instruction set; it happens only when a flow opens.
+        unsafe {
+            atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(self.0.get(), new);
+        }
+    }
+}
+
+/// The flow table as the kernel programs reach it.
+pub struct Table;
+
+impl Memory for Table {
+    type Word = Tag;
+
+    #[inline(always)]
+    fn bucket(&self, index: u32) -> Option<&[Tag; WAYS]> {
+        BUCKETS.get(index)
+    }
+
+    #[inline(always)]
+    fn entry(&self, slot: u32) -> Option<*mut Entry> {
+        ENTRIES.get_ptr_mut(slot)
+    }
+}
