@@ -626,7 +626,8 @@ impl FlowState {
         let first = before == 0;
         let flow_seen = !first || other.packets != 0;
         let flow_last = if own.last > other.last { own.last } else { other.last };
-        let flow_first = if other.packets == 0 || (!first && own.first < other.first) { own.first } else { other.first };
+        let flow_first =
+            if other.packets == 0 || (!first && own.first < other.first) { own.first } else { other.first };
 
         own.add_sizes(packet);
         if packet.header < own.header_min {

@@ -4,6 +4,8 @@
 pub mod kind {
     /// Packets with their own transport header.
     pub const WHOLE: u8 = 0;
+    /// ICMP messages that are asked and answered: one port is the request's type, the other the identifier.
+    pub const QUERY: u8 = 2;
     /// Fragments after the first (RFC 791, RFC 8200): no ports, counted to their address pair and protocol.
     pub const FRAGMENT: u8 = 1;
 }
@@ -139,7 +141,8 @@ mod tests {
     #[test]
     fn both_directions_have_one_key() {
         let (mut x, mut y) = (FlowKey::default(), FlowKey::default());
-        let (client, server) = (mapped_ipv4(u32::from_ne_bytes([10, 0, 0, 1])), mapped_ipv4(u32::from_ne_bytes([10, 0, 0, 2])));
+        let (client, server) =
+            (mapped_ipv4(u32::from_ne_bytes([10, 0, 0, 1])), mapped_ipv4(u32::from_ne_bytes([10, 0, 0, 2])));
         let there = x.set_endpoints(client, 40000, server, 443);
         let back = y.set_endpoints(server, 443, client, 40000);
         assert_eq!(x, y);
@@ -168,6 +171,9 @@ mod tests {
             fill[(key.hash(0x1234_5678_9abc_def1) >> 32) as usize & 4095] += 1;
         }
         let worst = fill.iter().max().copied().unwrap_or(0);
-        assert!(worst < 48, "a bucket got {worst} of 65,536 keys; 16 are expected, 48 is eight deviations away");
+        assert!(
+            worst < 48,
+            "a bucket got {worst} of 65,536 keys; 16 are expected, 48 is eight deviations away"
+        );
     }
 }

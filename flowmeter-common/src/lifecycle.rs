@@ -30,8 +30,15 @@ pub enum EndReason {
 
 impl EndReason {
     /// All reasons.
-    pub const ALL: [Self; 7] =
-        [Self::Idle, Self::Active, Self::Fin, Self::Reset, Self::PortReuse, Self::Shutdown, Self::EndOfCapture];
+    pub const ALL: [Self; 7] = [
+        Self::Idle,
+        Self::Active,
+        Self::Fin,
+        Self::Reset,
+        Self::PortReuse,
+        Self::Shutdown,
+        Self::EndOfCapture,
+    ];
 
     /// Name as it stands in the log.
     pub const fn name(self) -> &'static str {
@@ -160,7 +167,9 @@ pub fn ended_before(state: &FlowState, packet: &Packet, now: u64, timeouts: &Tim
     if by_clock.is_some() {
         return by_clock;
     }
-    if packet.key.protocol == protocol::TCP && packet.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN {
+    if packet.key.protocol == protocol::TCP
+        && packet.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
+    {
         if let Some((_, why)) = ages.closed {
             return Some(why);
         }

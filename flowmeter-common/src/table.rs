@@ -143,7 +143,9 @@ pub fn find_or_open<M: Memory>(
         // period has not passed: the entry is this flow's. Words that other CPUs write meanwhile are integers.
         let flow = unsafe { &mut *entry };
         match ended_before(&flow.state, packet, now, timeouts) {
-            None => return Ok(Found { slot, tag, entry, opened: false, ended: None }),
+            None => {
+                return Ok(Found { slot, tag, entry, opened: false, ended: None });
+            }
             Some(reason) => {
                 if reason == EndReason::Active {
                     // A segment of a longer conversation: who opened that is still the initiator.
@@ -194,12 +196,16 @@ fn find<M: Memory>(memory: &M, place: &Place, key: &FlowKey) -> Hit {
     let mut which = 0;
     while which < 2 {
         let index = place.buckets[which];
-        let Some(bucket) = memory.bucket(index) else { return Hit::NONE };
+        let Some(bucket) = memory.bucket(index) else {
+            return Hit::NONE;
+        };
         let mut way = 0;
         while way < WAYS {
             if bucket[way].load() == wanted {
                 let slot = index * WAYS as u32 + way as u32;
-                let Some(entry) = memory.entry(slot) else { return Hit::NONE };
+                let Some(entry) = memory.entry(slot) else {
+                    return Hit::NONE;
+                };
                 // SAFETY: the entry of a live tag has been written, and its key does not change while the tag lives.
                 if unsafe { (*entry).key.same(key) } {
                     return Hit { slot, entry };
@@ -233,7 +239,9 @@ fn open<M: Memory>(memory: &M, place: &Place, packet: &Packet, first_sender: u8)
     // The compiler sees that a mask with a zero bit has fewer than eight trailing ones, and would drop the remainder;
     // the kernel's verifier does not see it.
     let way = core::hint::black_box(mask.trailing_ones()) as usize % WAYS;
-    let Some(bucket) = memory.bucket(index) else { return Open::Full };
+    let Some(bucket) = memory.bucket(index) else {
+        return Open::Full;
+    };
     let word = &bucket[way];
     if !word.compare_exchange(state::EMPTY, place.hash | state::CLAIMING) {
         return Open::Rival;
@@ -243,7 +251,9 @@ fn open<M: Memory>(memory: &M, place: &Place, packet: &Packet, first_sender: u8)
         word.publish(state::EMPTY);
         return Open::Rival;
     }
-    let Some(entry) = memory.entry(slot) else { return Open::Full };
+    let Some(entry) = memory.entry(slot) else {
+        return Open::Full;
+    };
     // SAFETY: this program alone moved the tag from EMPTY to CLAIMING; nobody else touches the entry.
     unsafe { Entry::write_opened(entry, packet, first_sender) };
     word.publish(place.hash | state::LIVE);
@@ -256,7 +266,9 @@ fn open<M: Memory>(memory: &M, place: &Place, packet: &Packet, first_sender: u8)
 /// each, and the kernel's verifier walk all 2^16 ways through two buckets.
 #[inline(always)]
 fn occupied<M: Memory>(memory: &M, index: u32) -> u32 {
-    let Some(bucket) = memory.bucket(index) else { return (1 << WAYS) - 1 };
+    let Some(bucket) = memory.bucket(index) else {
+        return (1 << WAYS) - 1;
+    };
     let mut mask = 0;
     let mut way = 0;
     while way < WAYS {
@@ -273,7 +285,9 @@ fn rival<M: Memory>(memory: &M, place: &Place, key: &FlowKey, own: u32) -> bool 
     let mut which = 0;
     while which < 2 {
         let index = place.buckets[which];
-        let Some(bucket) = memory.bucket(index) else { return false };
+        let Some(bucket) = memory.bucket(index) else {
+            return false;
+        };
         let mut way = 0;
         while way < WAYS {
             let slot = index * WAYS as u32 + way as u32;

@@ -20,13 +20,23 @@ impl KernelFrame {
     pub fn of_xdp(ctx: &XdpContext) -> Self {
         // SAFETY: the helper reads the context that the kernel gave us.
         let wire_len = unsafe { bpf_xdp_get_buff_len(ctx.ctx) };
-        Self { start: ctx.data(), end: ctx.data_end(), wire_len: wire_len as usize, scratch: core::ptr::null_mut() }
+        Self {
+            start: ctx.data(),
+            end: ctx.data_end(),
+            wire_len: wire_len as usize,
+            scratch: core::ptr::null_mut(),
+        }
     }
 
     /// A packet that the kernel is about to send.
     #[inline(always)]
     pub fn of_tc(ctx: &TcContext) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end(), wire_len: ctx.len() as usize, scratch: core::ptr::null_mut() }
+        Self {
+            start: ctx.data(),
+            end: ctx.data_end(),
+            wire_len: ctx.len() as usize,
+            scratch: core::ptr::null_mut(),
+        }
     }
 
     /// Start, end and wire length, to hand to another BPF function.

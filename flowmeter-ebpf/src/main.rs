@@ -4,6 +4,7 @@
 //! [`track`] (the flow's slot and its update), [`emit`] (events), [`count`] (every way out is counted).
 #![no_std]
 #![no_main]
+#![allow(missing_docs, reason = "the entry points' macros wrap each in a second function, without its words")]
 #![allow(internal_features, reason = "BPF compare-exchange is reached through the intrinsic: see maps.rs")]
 #![feature(core_intrinsics)]
 

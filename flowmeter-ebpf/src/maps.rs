@@ -73,7 +73,11 @@ impl Word for Tag {
         // SAFETY: as above, and writable. There is no compare_exchange on AtomicU64 for this target; the intrinsic
         // lowers to BPF_CMPXCHG, which is a full barrier.
         let (_, exchanged) = unsafe {
-            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(self.0.get(), current, new)
+            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                self.0.get(),
+                current,
+                new,
+            )
         };
         exchanged
     }

@@ -22,8 +22,12 @@ const HEADERS: u32 = 256;
 #[inline(always)]
 pub fn ingress(ctx: &XdpContext) {
     let interface = ctx.ingress_ifindex() as u32;
-    let Some(counters) = Counters::seen(interface, 1) else { return };
-    let Some(packet) = PACKET.get_ptr_mut(0) else { return };
+    let Some(counters) = Counters::seen(interface, 1) else {
+        return;
+    };
+    let Some(packet) = PACKET.get_ptr_mut(0) else {
+        return;
+    };
     match read(KernelFrame::of_xdp(ctx), interface, packet) {
         None => {
             if track(counters.as_ptr(), packet) == NO_SLOT {
@@ -38,8 +42,12 @@ pub fn ingress(ctx: &XdpContext) {
 #[inline(always)]
 pub fn egress(ctx: &TcContext) {
     let facts = SkbFacts::of(ctx);
-    let Some(counters) = Counters::seen(facts.interface, facts.segments) else { return };
-    let Some(packet) = PACKET.get_ptr_mut(0) else { return };
+    let Some(counters) = Counters::seen(facts.interface, facts.segments) else {
+        return;
+    };
+    let Some(packet) = PACKET.get_ptr_mut(0) else {
+        return;
+    };
     let frame = KernelFrame::of_tc(ctx);
     let partial = frame.is_partial();
     let mut failed = read(frame, facts.interface, packet);

@@ -94,6 +94,7 @@ pub(super) fn read_v6<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip>
     let mut at = offset + IPV6_HEADER as usize;
     let mut later_fragment = false;
     let mut followed = 0;
+    #[expect(clippy::while_let_loop, reason = "which header follows and how long it is belong together")]
     loop {
         let length = match next {
             next_header::HOP_BY_HOP
@@ -148,6 +149,7 @@ pub(super) fn read_v6<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip>
 /// Four words, as they lie in memory, as the two words of a key.
 #[inline(always)]
 fn address(fixed: &[u32; 10], at: usize) -> [u64; 2] {
-    let pair = |high: u32, low: u32| (u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low))).to_be();
+    let pair =
+        |high: u32, low: u32| (u64::from(u32::from_be(high)) << 32 | u64::from(u32::from_be(low))).to_be();
     [pair(fixed[at], fixed[at + 1]), pair(fixed[at + 2], fixed[at + 3])]
 }

@@ -52,7 +52,8 @@ pub(super) fn read<F: Frame>(frame: &F, layer: &Layer, packet: &mut Packet) -> R
             protocol::ICMP | protocol::ICMPV6 => {
                 header = ICMP_HEADER;
                 let words: [u32; 2] = frame.read(offset).ok_or(Skip::TruncatedTransport)?;
-                (from_port, to_port) = icmp_ports(layer.protocol, u32::from_be(words[0]), u32::from_be(words[1]));
+                (from_port, to_port, packet.key.kind) =
+                    icmp_ports(layer.protocol, u32::from_be(words[0]), u32::from_be(words[1]));
             }
             _ => {}
         }
@@ -72,21 +73,21 @@ fn ports(word: u32) -> (u16, u16) {
     ((word >> 16) as u16, word as u16)
 }
 
-/// Source and destination "port" of an ICMP message, see the [module](super)'s page.
+/// Source and destination "port" of an ICMP message, see the [module](super)'s page, and the key's kind.
 #[inline(always)]
-fn icmp_ports(protocol: u8, first: u32, second: u32) -> (u16, u16) {
-    let (kind, code) = ((first >> 24) as u16, ((first >> 16) & 0xff) as u16);
+fn icmp_ports(protocol: u8, first: u32, second: u32) -> (u16, u16, u8) {
+    let (message, code) = ((first >> 24) as u16, ((first >> 16) & 0xff) as u16);
     let identifier = (second >> 16) as u16;
     // (type of the request, is this the reply) for messages that come in pairs: RFC 792, RFC 950, RFC 4443.
-    let query = match (protocol, kind) {
-        (protocol::ICMP, 8 | 13 | 15 | 17) | (protocol::ICMPV6, 128) => Some((kind, false)),
+    let query = match (protocol, message) {
+        (protocol::ICMP, 8 | 13 | 15 | 17) | (protocol::ICMPV6, 128) => Some((message, false)),
         (protocol::ICMP, 0) => Some((8, true)),
-        (protocol::ICMP, 14 | 16 | 18) | (protocol::ICMPV6, 129) => Some((kind - 1, true)),
+        (protocol::ICMP, 14 | 16 | 18) | (protocol::ICMPV6, 129) => Some((message - 1, true)),
         _ => None,
     };
     match query {
-        Some((request, false)) => (request, identifier),
-        Some((request, true)) => (identifier, request),
-        None => (kind, code),
+        Some((request, false)) => (request, identifier, kind::QUERY),
+        Some((request, true)) => (identifier, request, kind::QUERY),
+        None => (message, code, kind::WHOLE),
     }
 }

@@ -1,0 +1,56 @@
+//! Proves that everything is as it should be: format, lints, tests.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::build;
+use crate::command::{self, install, is_root, run};
+use crate::setup::{self, packages};
+use crate::workspace;
+
+/// Format and lints, then every test against the release build, as it is shipped.
+pub fn test() -> Result<()> {
+    if !is_root() {
+        // A test that needs the kernel and did not run must not look like one that passed.
+        bail!(
+            "the tests attach kernel programs, so they need root: sudo --preserve-env=PATH,HOME cargo xtask test"
+        );
+    }
+    build::all()?;
+    packages::ensure(packages::TESTS)?;
+    lint()?;
+    // The shipped profile: the tests find the agent and ONNX Runtime beside them.
+    run(cargo().args(["test", "--release", "--no-fail-fast"]))
+}
+
+/// Format and lints of all crates; a warning is an error.
+pub fn lint() -> Result<()> {
+    ensure_component("rustfmt")?;
+    ensure_component("clippy")?;
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    // The agent embeds the kernel programs, so they come first.
+    build::kernel_programs()?;
+    run(cargo().args(["clippy", "--release", "--all-targets", "--quiet", "--", "--deny", "warnings"]))?;
+    let mut command = build::ebpf_cargo(&setup::ebpf()?, "clippy");
+    run(command.args(["--quiet", "--", "--deny", "warnings"]))?;
+    run(cargo()
+        .args(["doc", "--no-deps", "--document-private-items", "--quiet"])
+        .env("RUSTDOCFLAGS", "--deny warnings"))
+}
+
+fn cargo() -> Command {
+    let mut command = command::cargo();
+    command.current_dir(workspace::root());
+    command
+}
+
+/// A part of the Rust toolchain that some installations leave out.
+fn ensure_component(name: &str) -> Result<()> {
+    let there = |word: &str| command::output(cargo().args([word, "--version"])).is_some();
+    let word = if name == "rustfmt" { "fmt" } else { name };
+    if there(word) {
+        return Ok(());
+    }
+    install(&format!("{name}, which the lints need"), Command::new("rustup").args(["component", "add", name]))
+}

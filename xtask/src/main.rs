@@ -1,0 +1,86 @@
+//! Set-up, build, test, lint and demo of FlowMeter, by one command each.
+//!
+//! Reading order: [`setup`] installs what is missing, [`build`] compiles the kernel programs and then the agent, which
+//! embeds them, [`check`] proves everything; [`command`] runs the programs that all of them need.
+
+mod bpf_stamp;
+mod build;
+mod check;
+mod command;
+#[path = "../../flowmeter-userspace/src/model/onnxruntime_pin.rs"]
+mod onnxruntime_pin;
+mod setup;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Sets up, builds, runs and tests FlowMeter.
+///
+/// Every command first installs what it needs and does not find, and says what and why; nothing else is touched.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing: eBPF toolchain, bpf-linker, ONNX Runtime's library.
+    Setup,
+    /// Build everything; the agent is target/release/flowmeter.
+    Build,
+    /// Build, then run the agent: cargo xtask run -- live --interface eth0.
+    Run {
+        /// What the agent is told, after `--`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Build, then replay recorded benign and attack traffic through the agent in namespaces of its own.
+    Demo {
+        /// What the demo is told; `cargo xtask demo --help` shows it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Format, lints and all tests, those with the kernel included (these need root).
+    Test,
+    /// Format and lints only, for the user and the BPF crates.
+    Lint,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup => {
+            setup::ebpf()?;
+            setup::onnxruntime::ensure()?;
+            eprintln!("Everything is there.");
+        }
+        Command::Build => build::all()?,
+        Command::Run { args } => {
+            build::all()?;
+            return command::hand_over(&workspace::release("flowmeter"), &args);
+        }
+        Command::Demo { args } => {
+            build::all()?;
+            setup::packages::ensure(setup::packages::DEMO)?;
+            return command::hand_over(&workspace::release("flowmeter-demo"), &args);
+        }
+        Command::Test => check::test()?,
+        Command::Lint => check::lint()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
