@@ -1,0 +1,207 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::features::DEFAULT_SET;
+
+/// Watches network traffic, turns packets into flows, and tells the malicious from the benign.
+///
+/// Headers only, never payload; every packet passes unchanged. Verdicts go to the log, one JSON object a line;
+/// diagnostics go to the standard error.
+#[derive(Debug, Parser)]
+#[command(
+    name = "flowmeter",
+    version,
+    max_term_width = 110,
+    after_help = "Examples:
+  flowmeter live --interface eth0                       verdicts on the standard output
+  flowmeter live --interface eth0 --log verdicts.jsonl  verdicts to a file
+  flowmeter pcap capture.pcap.gz                        the same for a capture file
+  flowmeter pcap *.pcap --format csv --output flows.csv every feature of every flow, for training
+  flowmeter doctor                                      what this machine can do
+
+Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 done but some captures could not be read."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Say more on the standard error; twice for even more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say only errors on the standard error.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch network interfaces until Ctrl-C or SIGTERM.
+    Live(Live),
+    /// Read capture files: pcap or pcapng, also gzip or zstd compressed; `-` is the standard input.
+    Pcap(Pcap),
+    /// Check a model file against the contract.
+    Model(ModelArgs),
+    /// Print the reference page of a feature set.
+    Features(Features),
+    /// Look at what this machine offers, and say what is missing.
+    Doctor(Scoring),
+}
+
+/// Which model scores, and with what library.
+#[derive(Clone, Debug, Args)]
+pub struct Scoring {
+    /// The ONNX model; by default the one built into this binary.
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// Meter only, without verdicts.
+    #[arg(long, conflicts_with = "model")]
+    pub no_model: bool,
+    /// ONNX Runtime's shared library; by default it is looked for beside this binary.
+    #[arg(long, value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
+}
+
+/// When flows end.
+#[derive(Clone, Debug, Args)]
+pub struct Timing {
+    /// A flow without packets for this long has ended (1ms to 1h).
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = duration)]
+    pub idle_timeout: Duration,
+    /// A flow older than this is cut; what goes on is a new flow (1ms to 1h).
+    #[arg(long, value_name = "TIME", default_value = "3600s", value_parser = duration)]
+    pub active_timeout: Duration,
+}
+
+/// Arguments of `live`.
+#[derive(Debug, Args)]
+pub struct Live {
+    /// Interface to watch; may be repeated.
+    #[arg(short, long, value_name = "NAME", required = true)]
+    pub interface: Vec<String>,
+    /// Where verdicts go: a file, or `-` for the standard output.
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub log: PathBuf,
+    /// Most flows at once; memory is 968 bytes a flow and is taken at the start.
+    #[arg(long, value_name = "N", default_value_t = 262_144)]
+    pub max_flows: u32,
+    /// Do not count what leaves the interface. Right for a mirror port.
+    #[arg(long)]
+    pub no_egress: bool,
+    /// How often a `stats` line is written.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub stats_interval: Duration,
+    /// When flows end.
+    #[command(flatten)]
+    pub timing: Timing,
+    /// What scores.
+    #[command(flatten)]
+    pub scoring: Scoring,
+}
+
+/// Output formats of `pcap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// The verdict log: one JSON object a line.
+    Jsonl,
+    /// A table with every feature of the set.
+    Csv,
+}
+
+/// Arguments of `pcap`.
+#[derive(Debug, Args)]
+pub struct Pcap {
+    /// Captures, each read on its own.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// How flows are written.
+    #[arg(short, long, value_enum, default_value_t = Format::Jsonl)]
+    pub format: Format,
+    /// Where flows go: a file, or `-` for the standard output.
+    #[arg(short, long, value_name = "PATH", default_value = "-")]
+    pub output: PathBuf,
+    /// Feature set of the columns, see `flowmeter features`.
+    #[arg(long, value_name = "ID", default_value = DEFAULT_SET.id)]
+    pub set: String,
+    /// When flows end.
+    #[command(flatten)]
+    pub timing: Timing,
+    /// What scores.
+    #[command(flatten)]
+    pub scoring: Scoring,
+}
+
+/// Arguments of `model`.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: ModelCommand,
+}
+
+/// The subcommands of `model`.
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Check everything that the agent checks before it loads a model, and explain what is wrong.
+    Check {
+        /// The ONNX file.
+        file: PathBuf,
+        /// ONNX Runtime's shared library; by default it is looked for beside this binary.
+        #[arg(long, value_name = "FILE")]
+        onnxruntime: Option<PathBuf>,
+    },
+}
+
+/// Arguments of `features`.
+#[derive(Debug, Args)]
+pub struct Features {
+    /// The set to print.
+    #[arg(long, value_name = "ID", default_value = DEFAULT_SET.id)]
+    pub set: String,
+}
+
+/// A time with its unit: 500ms, 90s, 15m, 1h; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale = match unit.trim() {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        other => return Err(format!("unknown unit {other:?}; use ms, s, m or h, as in 90s")),
+    };
+    let number: f64 =
+        number.parse().map_err(|_| format!("{text:?} is no time; write it like 500ms, 90s, 15m or 1h"))?;
+    let seconds = number * scale;
+    if !(0.001..=3600.0).contains(&seconds) {
+        return Err(format!("{text:?} lies outside of 1ms to 1h"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units_and_bounds() {
+        assert_eq!(duration("120"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("15m"), Ok(Duration::from_secs(900)));
+        for wrong in ["", "s", "2d", "-1s", "0", "2h", "1e3"] {
+            assert!(duration(wrong).is_err(), "{wrong:?} was taken for a time");
+        }
+    }
+}

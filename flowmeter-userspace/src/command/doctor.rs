@@ -1,0 +1,45 @@
+//! `flowmeter doctor`: what this machine offers, and what is missing.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::Scoring;
+use crate::kernel;
+use crate::model::Runtime;
+
+/// Prints a line for each thing that live metering and scoring need.
+///
+/// # Errors
+/// None at present; what is missing is printed, and the exit code says that something is.
+pub fn run(scoring: &Scoring) -> Result<ExitCode> {
+    let mut healthy = true;
+    let mut line = |subject: &str, finding: Result<String, String>| {
+        let mark = if finding.is_ok() { "ok     " } else { "failed " };
+        healthy &= finding.is_ok();
+        let (Ok(text) | Err(text)) = finding;
+        println!("{mark}  {subject}: {text}");
+    };
+    for check in kernel::checks() {
+        line(check.subject, check.finding);
+    }
+    if scoring.no_model {
+        return Ok(exit_code(healthy));
+    }
+    match Runtime::load(scoring.onnxruntime.as_deref()) {
+        Ok(runtime) => {
+            line("onnxruntime", Ok(runtime.path().display().to_string()));
+            let model = super::model(scoring.model.as_deref(), &runtime);
+            line(
+                "model",
+                model.map(|m| format!("{} for {}", m.name(), m.feature_set())).map_err(|e| format!("{e:#}")),
+            );
+        }
+        Err(error) => line("onnxruntime", Err(format!("{error:#}"))),
+    }
+    Ok(exit_code(healthy))
+}
+
+fn exit_code(healthy: bool) -> ExitCode {
+    if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

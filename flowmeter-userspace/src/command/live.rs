@@ -1,0 +1,270 @@
+//! `flowmeter live`: interfaces to flows and verdicts, until told to stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use flowmeter_common::table::Memory as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::judge;
+use crate::cli::Live;
+use crate::features::DEFAULT_SET;
+use crate::kernel::{self, Counters, Kernel, Loaded, Settings, SharedTable, TableSize, clock};
+use crate::pipeline::{Feedback, Pipeline};
+use crate::record::FlowRecord;
+use crate::sink::{self, jsonl::JsonLines};
+use crate::source::live::{Harvested, Harvester};
+use crate::stats::{Account, FlowCounts, PipelineCounts, Stats};
+
+/// Batches between harvest and pipeline; when they are all taken, flows wait in the table.
+const QUEUE: usize = 16;
+/// How often the kernel programs' own messages are looked for.
+const LOG_PERIOD: Duration = Duration::from_millis(200);
+
+/// What the harvest sends to the pipeline.
+enum Message {
+    Flows(Vec<FlowRecord>),
+    Stats(Box<StatsRequest>),
+}
+
+/// A `stats` line to be completed by the pipeline.
+struct StatsRequest {
+    harvested: Harvested,
+    last: bool,
+    /// Told when the line has been written.
+    done: Option<oneshot::Sender<()>>,
+}
+
+/// Watches until Ctrl-C or SIGTERM.
+///
+/// # Errors
+/// Anything that keeps it from watching, or from writing the log; nothing stays attached.
+pub fn run(args: &Live) -> Result<ExitCode> {
+    kernel::require()?;
+    let size = TableSize::for_flows(args.max_flows)?;
+    let settings = Settings {
+        interfaces: args.interface.clone(),
+        egress: !args.no_egress,
+        timeouts: args.timing.timeouts(),
+        size,
+    };
+    // Everything that can be refused is refused before anything is attached.
+    let Loaded { kernel, table, ring, counters } = Kernel::load(&settings)?;
+    let judge = judge(&args.scoring, DEFAULT_SET)?;
+    let sink = Box::new(JsonLines::new(sink::open(&args.log)?));
+    let pipeline = Pipeline::new(DEFAULT_SET, judge, sink);
+    let table = Arc::new(table);
+    let harvester = Harvester::new(Arc::clone(&table), ring, settings.timeouts);
+    let parts = Parts { kernel, counters, table, harvester, pipeline };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(watch(parts, settings, args.stats_interval))
+}
+
+struct Parts {
+    kernel: Kernel,
+    counters: Counters,
+    table: Arc<SharedTable>,
+    harvester: Harvester,
+    pipeline: Pipeline,
+}
+
+async fn watch(parts: Parts, settings: Settings, stats_interval: Duration) -> Result<ExitCode> {
+    let Parts { mut kernel, counters, table, harvester, pipeline } = parts;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+
+    for attachment in kernel.attach(&settings)? {
+        log::info!(
+            "{}: watching, {} XDP for what comes in{}",
+            attachment.interface,
+            attachment.ingress,
+            if attachment.egress { ", TC for what goes out" } else { "; what goes out is not counted" }
+        );
+    }
+    log::info!(
+        "table: {} flows, {:.0} MiB; Ctrl-C or SIGTERM writes out what lives and stops",
+        settings.size.slots(),
+        settings.size.bytes() as f64 / f64::from(1 << 20)
+    );
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let counters = Arc::new(counters);
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let mut harvest = spawn_harvest(harvester, sender, Arc::clone(&stop), stats_interval);
+    let mut write = spawn_pipeline(pipeline, receiver, Arc::clone(&table), Arc::clone(&counters));
+
+    let mut log_ticks = tokio::time::interval(LOG_PERIOD);
+    let outcome = loop {
+        tokio::select! {
+            _ = interrupt.recv() => break Ok(()),
+            _ = terminate.recv() => break Ok(()),
+            ended = &mut harvest => break Err(why_ended(ended, "taking flows out of the table")),
+            ended = &mut write => break Err(why_ended(ended, "writing flows")),
+            _ = log_ticks.tick() => kernel.flush_log(),
+        }
+    };
+    kernel.detach()?;
+    kernel.flush_log();
+    outcome?;
+    log::info!("detached; writing out the flows that live");
+    stop.store(true, Ordering::Release);
+    let harvested = harvest.await.context("the harvest panicked")??;
+    write.await.context("the pipeline panicked")??;
+    report(&counters, harvested)
+}
+
+fn why_ended<T>(ended: Result<Result<T>, tokio::task::JoinError>, doing: &str) -> anyhow::Error {
+    match ended {
+        Ok(Ok(_)) => anyhow!("{doing} ended by itself"),
+        Ok(Err(error)) => error.context(format!("{doing} failed")),
+        Err(error) => anyhow!("{doing} panicked: {error}"),
+    }
+}
+
+/// Looks at the table again and again, on a thread of its own, until `stop`; then takes everything out.
+fn spawn_harvest(
+    mut harvester: Harvester,
+    sender: mpsc::Sender<Message>,
+    stop: Arc<AtomicBool>,
+    stats_interval: Duration,
+) -> JoinHandle<Result<Harvested>> {
+    tokio::task::spawn_blocking(move || {
+        let mut give = {
+            let sender = sender.clone();
+            move |flows: Vec<FlowRecord>| {
+                // A full queue makes the harvest wait, and flows stay in the table.
+                sender.blocking_send(Message::Flows(flows)).map_err(|_| anyhow!("the pipeline has stopped"))
+            }
+        };
+        let mut next_stats = clock::monotonic() + stats_interval.as_nanos() as u64;
+        while !stop.load(Ordering::Acquire) {
+            let sleep = harvester.look(&mut give)?;
+            if clock::monotonic() >= next_stats {
+                next_stats += stats_interval.as_nanos() as u64;
+                send_stats(&sender, harvester.harvested(), false, None)?;
+            }
+            std::thread::sleep(sleep);
+        }
+        harvester.flush(&mut give)?;
+        let harvested = harvester.harvested();
+        let (done, written) = oneshot::channel();
+        send_stats(&sender, harvested, true, Some(done))?;
+        // The pipeline says what keeps it from writing; here it is only waited for.
+        let _ = written.blocking_recv();
+        Ok(harvested)
+    })
+}
+
+fn send_stats(
+    sender: &mpsc::Sender<Message>,
+    harvested: Harvested,
+    last: bool,
+    done: Option<oneshot::Sender<()>>,
+) -> Result<()> {
+    sender
+        .blocking_send(Message::Stats(Box::new(StatsRequest { harvested, last, done })))
+        .map_err(|_| anyhow!("the pipeline has stopped"))
+}
+
+/// Finishes, scores and writes flows, on a thread of its own, until there are no more.
+fn spawn_pipeline(
+    mut pipeline: Pipeline,
+    mut receiver: mpsc::Receiver<Message>,
+    table: Arc<SharedTable>,
+    counters: Arc<Counters>,
+) -> JoinHandle<Result<()>> {
+    tokio::task::spawn_blocking(move || {
+        while let Some(message) = receiver.blocking_recv() {
+            match message {
+                Message::Flows(flows) => {
+                    let feedback =
+                        pipeline.process(&flows, |record| counters.interface(record.entry.key.interface))?;
+                    apply(&table, &feedback);
+                }
+                Message::Stats(request) => {
+                    let stats = complete(&counters, &request, pipeline.counts())?;
+                    if !stats.identity && request.last {
+                        log::error!("the account is not balanced: {:?}", stats.interfaces);
+                    }
+                    pipeline.stats(&stats)?;
+                    if let Some(done) = request.done {
+                        // Whoever asked may have gone; the line is written all the same.
+                        let _ = done.send(());
+                    }
+                }
+            }
+            if receiver.is_empty() {
+                // Somebody may be reading along.
+                pipeline.flush()?;
+            }
+        }
+        pipeline.flush()
+    })
+}
+
+/// Writes verdicts into the slots of flows that still live there.
+fn apply(table: &SharedTable, feedback: &[Feedback]) {
+    for verdict in feedback {
+        if table.tag(verdict.slot) == verdict.tag && table.entry(verdict.slot).is_some() {
+            table.store_verdict(verdict.slot, verdict.verdict);
+        }
+    }
+}
+
+fn complete(counters: &Counters, request: &StatsRequest, pipeline: PipelineCounts) -> Result<Stats> {
+    let read = counters.read()?;
+    let interfaces: Vec<Account> = read.iter().map(|(name, counters)| Account::new(name, counters)).collect();
+    Ok(Stats {
+        event: "stats",
+        timestamp: sink::timestamp(clock::monotonic().wrapping_add(clock::offset_to_epoch())),
+        identity: interfaces.iter().all(|account| account.identity),
+        interfaces,
+        flows: FlowCounts {
+            opened: read.iter().map(|(_, c)| c.opened).sum(),
+            ended: request.harvested.flows,
+            living: request.harvested.living,
+        },
+        pipeline,
+        events_lost: read.iter().map(|(_, c)| c.events_lost).sum(),
+        torn_reads: request.harvested.torn,
+        last: request.last,
+    })
+}
+
+/// Prints the account, and proves that what was counted is what was written.
+fn report(counters: &Counters, harvested: Harvested) -> Result<ExitCode> {
+    let mut balanced = true;
+    let (mut counted, mut bytes, mut opened) = (0, 0, 0);
+    for (name, counters) in counters.read()? {
+        let account = Account::new(&name, &counters);
+        log::info!("{}", account.line());
+        balanced &= account.identity;
+        counted += counters.counted;
+        bytes += counters.counted_bytes;
+        opened += counters.opened;
+    }
+    log::info!(
+        "flows: {} opened, {} written, with {} packets and {} bytes",
+        opened,
+        harvested.flows,
+        harvested.packets,
+        harvested.bytes
+    );
+    if balanced && (counted, bytes, opened) == (harvested.packets, harvested.bytes, harvested.flows) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    log::error!(
+        "the account is not balanced: {counted} packets and {bytes} bytes were counted in {opened} flows; \
+         this is a defect of flowmeter"
+    );
+    Ok(ExitCode::FAILURE)
+}

@@ -1,0 +1,94 @@
+//! The subcommands: each puts the stages together for one way of use.
+
+pub mod doctor;
+pub mod live;
+pub mod pcap;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use flowmeter_common::config::Timeouts;
+
+use crate::cli::{Scoring, Timing};
+use crate::features::{FeatureSet, SETS};
+use crate::model::{Model, Runtime};
+use crate::verdict::Judge;
+
+/// The model that comes with this binary; see `models/` for its card.
+static BUILT_IN: &[u8] = include_bytes!("../../../models/flowmeter-v1.onnx");
+
+impl Timing {
+    /// The timeouts in the core's unit.
+    pub fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            idle: self.idle_timeout.as_nanos() as u64,
+            active: self.active_timeout.as_nanos() as u64,
+            ..Timeouts::default()
+        }
+    }
+}
+
+/// The set with this id.
+///
+/// # Errors
+/// There is none; the message lists those that are.
+pub fn feature_set(id: &str) -> Result<&'static FeatureSet> {
+    FeatureSet::find(id).with_context(|| {
+        let known: Vec<&str> = SETS.iter().map(|set| set.id).collect();
+        format!("there is no feature set {id:?}; there are: {}", known.join(", "))
+    })
+}
+
+/// Loads the model that was asked for, or the built-in one; None if none is wanted.
+///
+/// # Errors
+/// ONNX Runtime is missing or broken, or the model breaks the contract.
+pub fn judge(scoring: &Scoring, set: &'static FeatureSet) -> Result<Option<Judge>> {
+    if scoring.no_model {
+        return Ok(None);
+    }
+    let runtime = Runtime::load(scoring.onnxruntime.as_deref())
+        .context("cannot score without ONNX Runtime (`--no-model` meters without verdicts)")?;
+    let model = model(scoring.model.as_deref(), &runtime)?;
+    if model.feature_set() != set.id {
+        bail!(
+            "model {} takes the features of {}, but --set asks for {}; leave --set out, or give --no-model",
+            model.name(),
+            model.feature_set(),
+            set.id
+        );
+    }
+    log::info!("scoring with {}, threshold {}", model.name(), model.thresholds().malicious);
+    Ok(Some(Judge::new(model, set)))
+}
+
+/// Loads a model file, or the built-in model.
+///
+/// # Errors
+/// It cannot be read, or breaks the contract.
+pub fn model(path: Option<&Path>, runtime: &Runtime) -> Result<Model> {
+    let known = |id: &str| FeatureSet::find(id).map(FeatureSet::names);
+    match path {
+        Some(path) => Model::load(path, runtime, &known),
+        None => Model::from_bytes(BUILT_IN, "the built-in model", runtime, &known),
+    }
+}
+
+/// Checks a model file and prints what was found of each part of the contract.
+///
+/// # Errors
+/// The file cannot be read, or ONNX Runtime not be loaded.
+pub fn check_model(file: &Path, onnxruntime: Option<&Path>) -> Result<ExitCode> {
+    let runtime = Runtime::load(onnxruntime)?;
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let known = |id: &str| FeatureSet::find(id).map(FeatureSet::names);
+    let (model, findings) = Model::examine(&bytes, &runtime, &known);
+    for finding in findings {
+        match finding.outcome {
+            Ok(text) => println!("ok      {}: {text}", finding.subject),
+            Err(text) => println!("failed  {}: {text}", finding.subject),
+        }
+    }
+    Ok(if model.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

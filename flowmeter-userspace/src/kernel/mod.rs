@@ -1,0 +1,16 @@
+//! The kernel's side, seen from the agent: loading, attaching, and the memory shared with the programs.
+//!
+//! Only this folder knows aya.
+
+pub mod clock;
+mod counters;
+mod load;
+mod preflight;
+mod ring;
+mod table;
+
+pub use counters::Counters;
+pub use load::{Attachment, Kernel, Loaded, Settings};
+pub use preflight::{Check, checks, require};
+pub use ring::Ring;
+pub use table::{SharedTable, TableSize};

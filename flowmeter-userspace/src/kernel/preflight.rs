@@ -1,0 +1,92 @@
+//! What the machine must offer before anything is attached, each with what to do if it does not.
+
+use anyhow::{Result, bail};
+
+/// Oldest kernel that has all that the programs use: XDP with fragments and its length helper came with 5.18.
+const OLDEST_KERNEL: (u32, u32) = (5, 18);
+
+/// Capabilities needed, by number (linux/capability.h), and what for.
+const CAPABILITIES: [(u32, &str); 3] =
+    [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// Result of one check.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// What was looked at.
+    pub subject: &'static str,
+    /// What was found, or what is wrong and what to do.
+    pub finding: Result<String, String>,
+}
+
+/// Everything that the live mode needs of the machine.
+pub fn checks() -> Vec<Check> {
+    vec![
+        Check { subject: "kernel", finding: kernel() },
+        Check { subject: "capabilities", finding: capabilities() },
+        Check { subject: "membarrier", finding: membarrier() },
+    ]
+}
+
+/// Fails with the first check that does not hold.
+///
+/// # Errors
+/// One sentence: what is missing and what to do.
+pub fn require() -> Result<()> {
+    for check in checks() {
+        if let Err(problem) = check.finding {
+            bail!(problem);
+        }
+    }
+    Ok(())
+}
+
+fn kernel() -> Result<String, String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < OLDEST_KERNEL {
+        let (major, minor) = OLDEST_KERNEL;
+        return Err(format!(
+            "this kernel is {release}; live metering needs Linux {major}.{minor} or newer (captures can be read on any)"
+        ));
+    }
+    Ok(format!("Linux {release}"))
+}
+
+fn capabilities() -> Result<String, String> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |capability: u32| effective >> capability & 1 == 1;
+    let missing: Vec<&str> = CAPABILITIES
+        .iter()
+        // Before CAP_PERFMON and CAP_BPF there was only this one, and it still stands for both.
+        .filter(|(number, _)| !has(*number) && (*number == CAP_NET_ADMIN || !has(CAP_SYS_ADMIN)))
+        .map(|(_, name)| *name)
+        .collect();
+    if missing.is_empty() {
+        return Ok("CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF".to_owned());
+    }
+    Err(format!(
+        "attaching to an interface needs {}; run flowmeter as root, or give it the capabilities once with \
+         `sudo setcap cap_net_admin,cap_perfmon,cap_bpf=ep $(command -v flowmeter)`",
+        missing.join(" and ")
+    ))
+}
+
+/// The table's grace period rests on it.
+fn membarrier() -> Result<String, String> {
+    let offered = super::table::membarrier(super::table::MEMBARRIER_QUERY);
+    if offered >= 0 && offered & super::table::MEMBARRIER_GLOBAL != 0 {
+        return Ok("global barriers".to_owned());
+    }
+    Err("this kernel offers no global membarrier (kernels started with nohz_full do not); \
+         live metering cannot take flows out of the table safely without it"
+        .to_owned())
+}

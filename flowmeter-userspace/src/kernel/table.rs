@@ -1,0 +1,235 @@
+//! The flow table as the agent reaches it: the kernel's two arrays, mapped into this process.
+
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
+
+use anyhow::{Context as _, Result, ensure};
+use flowmeter_common::flow::{Direction, Entry, completion};
+use flowmeter_common::table::{Memory, WAYS, Word, state};
+
+/// Sizes of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableSize {
+    /// Number of buckets, a power of two.
+    pub buckets: u32,
+}
+
+impl TableSize {
+    /// Most flows that a table can hold: slots are numbered in 32 bits and memory is 960 bytes a flow.
+    pub const MAX_FLOWS: u32 = 1 << 26;
+
+    /// The smallest table with at least this many slots.
+    ///
+    /// # Errors
+    /// If the number is 0 or above [`MAX_FLOWS`](Self::MAX_FLOWS).
+    pub fn for_flows(flows: u32) -> Result<Self> {
+        ensure!(
+            (1..=Self::MAX_FLOWS).contains(&flows),
+            "--max-flows must lie between 1 and {}, not {flows}",
+            Self::MAX_FLOWS
+        );
+        Ok(Self { buckets: flows.div_ceil(WAYS as u32).next_power_of_two() })
+    }
+
+    /// Slots: flows that can live at once.
+    pub fn slots(&self) -> u32 {
+        self.buckets * WAYS as u32
+    }
+
+    /// Bytes of memory, in kernel and agent together since they share it.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.buckets) * (WAYS * 8) as u64 + u64::from(self.slots()) * size_of::<Entry>() as u64
+    }
+}
+
+/// A tag in shared memory.
+#[repr(transparent)]
+pub struct SharedTag(AtomicU64);
+
+impl Word for SharedTag {
+    fn load(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn compare_exchange(&self, current: u64, new: u64) -> bool {
+        self.0.compare_exchange(current, new, Ordering::SeqCst, Ordering::Acquire).is_ok()
+    }
+
+    fn publish(&self, new: u64) {
+        self.0.store(new, Ordering::Release);
+    }
+}
+
+/// Memory shared with the kernel programs.
+pub struct SharedTable {
+    buckets: Mapping,
+    entries: Mapping,
+    size: TableSize,
+}
+
+impl SharedTable {
+    /// Maps the two arrays by their maps' file descriptors.
+    ///
+    /// # Errors
+    /// If the kernel refuses the mapping.
+    pub fn map(buckets: BorrowedFd<'_>, entries: BorrowedFd<'_>, size: TableSize) -> Result<Self> {
+        Ok(Self {
+            buckets: Mapping::new(buckets, size.buckets as usize * WAYS * 8)?,
+            entries: Mapping::new(entries, size.slots() as usize * size_of::<Entry>())?,
+            size,
+        })
+    }
+
+    /// Sizes.
+    pub fn size(&self) -> TableSize {
+        self.size
+    }
+
+    /// The tag of a slot.
+    pub fn tag(&self, slot: u32) -> u64 {
+        self.bucket(slot / WAYS as u32).map_or(state::EMPTY, |bucket| bucket[slot as usize % WAYS].load())
+    }
+
+    /// Copies the entry of a slot that nobody writes any more: retired, and its grace period past.
+    pub fn copy_retired(&self, slot: u32) -> Option<Entry> {
+        let entry = self.entry(slot)?;
+        // SAFETY: the slot exists and, by the protocol, no kernel program can still write its entry.
+        Some(unsafe { entry.read_volatile() })
+    }
+
+    /// Copies the entry of a living flow. The second value is false if updates tore each of several copies; then the
+    /// last is returned, whose counters may be one packet apart.
+    pub fn copy_living(&self, slot: u32) -> Option<(Entry, bool)> {
+        const TRIES: u32 = 8;
+        let entry = self.entry(slot)?;
+        let mut tries = 0;
+        loop {
+            // SAFETY: the slot exists; every bit pattern of an entry is a value, so that a torn copy is still one.
+            let (before, copy, after) = unsafe {
+                let before = completions(entry);
+                fence(Ordering::Acquire);
+                let copy = entry.read_volatile();
+                fence(Ordering::Acquire);
+                (before, copy, completions(entry))
+            };
+            let [a, b] = &copy.state.directions;
+            let whole = |direction: &Direction, complete: u32| {
+                direction.complete == complete
+                    && (direction.packets == 0 && complete == 0 || completion(direction.packets) == complete)
+            };
+            tries += 1;
+            if before == after && whole(a, before[0]) && whole(b, before[1]) {
+                return Some((copy, true));
+            }
+            if tries == TRIES {
+                return Some((copy, false));
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Writes a verdict into a flow's slot, in one store.
+    pub fn store_verdict(&self, slot: u32, verdict: u32) {
+        if let Some(entry) = self.entry(slot) {
+            // SAFETY: the field is an aligned u32 of mapped memory that only the agent writes.
+            let word = unsafe { AtomicU32::from_ptr(&raw mut (*entry).verdict) };
+            word.store(verdict, Ordering::Release);
+        }
+    }
+
+    /// Lets every kernel program that is running now come to its end.
+    ///
+    /// # Errors
+    /// If the kernel refuses; [`super::require`] has checked that it does not.
+    pub fn grace_period(&self) -> Result<()> {
+        compiler_fence(Ordering::SeqCst);
+        // A global membarrier waits for a scheduler-RCU grace period; XDP and TC programs run inside of one.
+        ensure!(membarrier(MEMBARRIER_GLOBAL) == 0, "membarrier failed: {}", std::io::Error::last_os_error());
+        Ok(())
+    }
+}
+
+/// `complete` of both directions.
+unsafe fn completions(entry: *const Entry) -> [u32; 2] {
+    // SAFETY: the caller's entry exists; the words are aligned.
+    unsafe {
+        let directions = (&raw const (*entry).state.directions).cast::<Direction>();
+        [
+            (&raw const (*directions).complete).read_volatile(),
+            (&raw const (*directions.add(1)).complete).read_volatile(),
+        ]
+    }
+}
+
+impl Memory for SharedTable {
+    type Word = SharedTag;
+
+    fn bucket(&self, index: u32) -> Option<&[SharedTag; WAYS]> {
+        if index >= self.size.buckets {
+            return None;
+        }
+        // SAFETY: the mapping is `buckets` arrays of eight words long, lives as long as self, and is only accessed as atomics.
+        Some(unsafe { &*self.buckets.start.cast::<[SharedTag; WAYS]>().add(index as usize).as_ptr() })
+    }
+
+    fn entry(&self, slot: u32) -> Option<*mut Entry> {
+        if slot >= self.size.slots() {
+            return None;
+        }
+        // SAFETY: the mapping is `slots` entries long.
+        Some(unsafe { self.entries.start.cast::<Entry>().add(slot as usize).as_ptr() })
+    }
+}
+
+/// A map's values in this process's memory.
+struct Mapping {
+    start: NonNull<libc::c_void>,
+    length: usize,
+}
+
+// SAFETY: the mapping is plain shared memory, accessed through atomics and volatile copies only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(fd: BorrowedFd<'_>, length: usize) -> Result<Self> {
+        use std::os::fd::AsRawFd as _;
+        // SAFETY: a new shared mapping of a map's descriptor; the kernel checks length and access.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error())
+                .with_context(|| format!("cannot map {length} bytes of the flow table"));
+        }
+        let start = NonNull::new(start).context("the flow table was mapped at address zero")?;
+        Ok(Self { start, length })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: start and length are those of a mapping of ours, and nothing borrowed from it outlives self.
+        unsafe { libc::munmap(self.start.as_ptr(), self.length) };
+    }
+}
+
+/// `MEMBARRIER_CMD_QUERY` (linux/membarrier.h).
+pub(super) const MEMBARRIER_QUERY: libc::c_long = 0;
+/// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h).
+pub(super) const MEMBARRIER_GLOBAL: libc::c_long = 1;
+
+/// The membarrier system call, which libc has no function for.
+pub(super) fn membarrier(command: libc::c_long) -> libc::c_long {
+    // SAFETY: takes numbers only.
+    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
+}

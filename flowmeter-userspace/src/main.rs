@@ -1,0 +1,59 @@
+//! The `flowmeter` command.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser as _;
+use flowmeter::cli::{Cli, Command, ModelCommand};
+use flowmeter::command;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(&cli);
+    match run(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            log::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<ExitCode> {
+    match &cli.command {
+        Command::Live(args) => command::live::run(args),
+        Command::Pcap(args) => command::pcap::run(args),
+        Command::Doctor(args) => command::doctor::run(args),
+        Command::Features(args) => {
+            print!("{}", command::feature_set(&args.set)?.reference());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Model(args) => match &args.command {
+            ModelCommand::Check { file, onnxruntime } => command::check_model(file, onnxruntime.as_deref()),
+        },
+    }
+}
+
+/// Diagnostics go to the standard error, coloured on a terminal only; RUST_LOG overrides the flags.
+fn start_log(cli: &Cli) {
+    let level = match (cli.quiet, cli.verbose) {
+        (true, _) => "error",
+        (false, 0) => match cli.command {
+            // Captures are read by scripts; the interface is watched by people.
+            Command::Pcap(_) => "warn",
+            _ => "info",
+        },
+        (false, 1) => "info,flowmeter=debug",
+        (false, _) => "debug",
+    };
+    // Libraries below a warning have nothing to say to an operator.
+    let filter = if cli.verbose >= 2 { level.to_owned() } else { format!("warn,flowmeter={}", last(level)) };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter))
+        .format_target(false)
+        .format_timestamp_millis()
+        .init();
+}
+
+fn last(level: &str) -> &str {
+    level.rsplit('=').next().unwrap_or(level)
+}

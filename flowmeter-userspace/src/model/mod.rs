@@ -1,0 +1,337 @@
+//! The model: ONNX Runtime, the contract that a model file keeps, scores and verdicts.
+//!
+//! [`runtime`] finds and loads ONNX Runtime; [`contract`] reads what a model says of itself; this file runs it.
+
+pub mod contract;
+pub mod onnxruntime_pin;
+pub mod runtime;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use contract::{Contract, Finding};
+use ort::session::Session;
+use ort::value::{TensorElementType, TensorRef, ValueType};
+pub use runtime::Runtime;
+
+pub use contract::{KnownSets, Thresholds};
+
+/// Largest difference between the golden vector's score and ours.
+pub const GOLDEN_TOLERANCE: f64 = 1e-6;
+
+/// What is said of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its score is below the benign threshold.
+    Benign,
+    /// Between the thresholds, or unlike anything the model was trained on.
+    Unknown,
+    /// Its score reaches the malicious threshold.
+    Malicious,
+}
+
+impl Verdict {
+    /// As it stands in the log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Benign => "benign",
+            Self::Unknown => "unknown",
+            Self::Malicious => "malicious",
+        }
+    }
+
+    /// As it stands in a flow's slot; 0 is no verdict.
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Benign => 1,
+            Self::Unknown => 2,
+            Self::Malicious => 3,
+        }
+    }
+}
+
+/// A feature's value as models take it: single precision, finite.
+pub fn to_input(value: f64) -> f32 {
+    (value as f32).clamp(f32::MIN, f32::MAX)
+}
+
+/// What moved a score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reason {
+    /// Which of the model's inputs.
+    pub input: usize,
+    /// Its value.
+    pub value: f32,
+    /// What it is for the median benign flow of the training data.
+    pub normal: f32,
+    /// How far the score falls, in log-odds, with the normal value in place of this one.
+    pub effect: f64,
+}
+
+/// A model that has kept the contract.
+pub struct Model {
+    session: Session,
+    contract: Contract,
+    /// Index of each input in its feature set.
+    columns: Vec<usize>,
+    output: Output,
+}
+
+/// Where the probability of malicious is among the outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Output {
+    index: usize,
+    /// Values a row: 2 (benign, malicious) or 1 (malicious).
+    width: usize,
+}
+
+impl Model {
+    /// Loads a model file and proves that it keeps the contract. `known` gives a feature set's names.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its name.
+    pub fn load(path: &Path, runtime: &Runtime, known: KnownSets<'_>) -> Result<Self> {
+        let bytes =
+            std::fs::read(path).with_context(|| format!("cannot read the model {}", path.display()))?;
+        Self::from_bytes(&bytes, &path.display().to_string(), runtime, known)
+    }
+
+    /// Loads a model from memory; `name` is for messages.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn from_bytes(bytes: &[u8], name: &str, runtime: &Runtime, known: KnownSets<'_>) -> Result<Self> {
+        let (model, findings) = Self::examine(bytes, runtime, known);
+        if let Some(problem) = findings.iter().find_map(|finding| finding.outcome.as_ref().err()) {
+            bail!("{name} is refused: {problem} (`flowmeter model check` lists everything that is wrong)");
+        }
+        model.with_context(|| format!("{name} is refused"))
+    }
+
+    /// Looks at everything the contract asks for, and says what was found for each; the model, if all is well.
+    pub fn examine(bytes: &[u8], runtime: &Runtime, known: KnownSets<'_>) -> (Option<Self>, Vec<Finding>) {
+        let mut findings = Vec::new();
+        let session = match open(bytes, runtime) {
+            Ok(session) => session,
+            Err(error) => {
+                findings.push(Finding::failed("file", format!("{error:#}")));
+                return (None, findings);
+            }
+        };
+        findings.push(Finding::passed("file", format!("{} bytes of ONNX", bytes.len())));
+        let contract = match session.metadata() {
+            Ok(metadata) => Contract::read(&|key| metadata.custom(key), known, &mut findings),
+            Err(error) => {
+                findings.push(Finding::failed("metadata", format!("the metadata cannot be read: {error}")));
+                None
+            }
+        };
+        let Some((contract, columns)) = contract else {
+            return (None, findings);
+        };
+        let shape = check_input(&session, columns.len());
+        findings.push(Finding::of("input", shape.map(|()| format!("float32, {} columns", columns.len()))));
+        let output = match find_output(&session) {
+            Ok(output) => {
+                findings.push(Finding::passed(
+                    "output",
+                    format!("output {} holds the probability", output.index),
+                ));
+                output
+            }
+            Err(error) => {
+                findings.push(Finding::failed("output", format!("{error:#}")));
+                return (None, findings);
+            }
+        };
+        if findings.iter().any(Finding::is_failure) {
+            return (None, findings);
+        }
+        let mut model = Self { session, contract, columns, output };
+        let golden = model.prove_golden();
+        findings.push(Finding::of("golden", golden));
+        if findings.iter().any(Finding::is_failure) { (None, findings) } else { (Some(model), findings) }
+    }
+
+    /// Name and version.
+    pub fn name(&self) -> &str {
+        &self.contract.name
+    }
+
+    /// Id of the feature set whose columns it takes.
+    pub fn feature_set(&self) -> &str {
+        &self.contract.feature_set
+    }
+
+    /// Index of each input in the feature set.
+    pub fn inputs(&self) -> &[usize] {
+        &self.columns
+    }
+
+    /// Scores at which verdicts change.
+    pub fn thresholds(&self) -> Thresholds {
+        self.contract.thresholds
+    }
+
+    /// Appends the probability of malicious for each row of `rows`, which holds all rows' inputs one after the other.
+    ///
+    /// # Errors
+    /// ONNX Runtime fails, or a score is no probability.
+    pub fn score(&mut self, rows: &[f32], scores: &mut Vec<f32>) -> Result<()> {
+        let width = self.columns.len();
+        ensure!(
+            rows.len().is_multiple_of(width),
+            "{} values are no whole number of rows of {width}",
+            rows.len()
+        );
+        let count = rows.len() / width;
+        if count == 0 {
+            return Ok(());
+        }
+        let input =
+            TensorRef::from_array_view(([count, width], rows)).context("cannot hand the rows over")?;
+        let outputs = self.session.run(ort::inputs![input]).context("the model failed")?;
+        let Output { index, width: each } = self.output;
+        let (_, values) =
+            outputs[index].try_extract_tensor::<f32>().context("the model's output is no float32")?;
+        ensure!(values.len() == count * each, "the model gave {} values for {count} flows", values.len());
+        for row in values.chunks_exact(each) {
+            let score = row[each - 1];
+            // Rounding of a sum of trees may lie a hair outside.
+            ensure!((-1e-4..=1.0001).contains(&score), "the model gave {score}, which is no probability");
+            scores.push(score.clamp(0.0, 1.0));
+        }
+        Ok(())
+    }
+
+    /// The verdict on a flow with this score and these inputs.
+    pub fn verdict(&self, score: f64, row: &[f32]) -> Verdict {
+        let Thresholds { malicious, benign } = self.contract.thresholds;
+        if self.is_foreign(row) {
+            Verdict::Unknown
+        } else if score >= malicious {
+            Verdict::Malicious
+        } else if score < benign {
+            Verdict::Benign
+        } else {
+            Verdict::Unknown
+        }
+    }
+
+    /// True if an input lies outside of all that the model was trained on.
+    fn is_foreign(&self, row: &[f32]) -> bool {
+        row.iter().zip(&self.contract.ranges).any(|(value, (low, high))| value < low || value > high)
+    }
+
+    /// The `most` inputs that moved the score of this row up most: each in turn is given the value of the median
+    /// benign flow, and the score's fall in log-odds is its effect. Empty if the model names no medians.
+    ///
+    /// # Errors
+    /// ONNX Runtime fails.
+    pub fn reasons(&mut self, row: &[f32], most: usize) -> Result<Vec<Reason>> {
+        let Some(medians) = self.contract.medians.clone() else {
+            return Ok(Vec::new());
+        };
+        // The row as it is, then one with each input replaced that differs.
+        let changed: Vec<usize> = (0..row.len()).filter(|&i| row[i] != medians[i]).collect();
+        let mut rows = Vec::with_capacity((changed.len() + 1) * row.len());
+        rows.extend_from_slice(row);
+        for &i in &changed {
+            let start = rows.len();
+            rows.extend_from_slice(row);
+            rows[start + i] = medians[i];
+        }
+        let mut scores = Vec::with_capacity(changed.len() + 1);
+        self.score(&rows, &mut scores)?;
+        let own = log_odds(scores[0]);
+        let mut reasons: Vec<Reason> = changed
+            .iter()
+            .zip(&scores[1..])
+            .map(|(&input, &score)| Reason {
+                input,
+                value: row[input],
+                normal: medians[input],
+                effect: own - log_odds(score),
+            })
+            .filter(|reason| reason.effect > 0.0)
+            .collect();
+        reasons.sort_by(|a, b| b.effect.total_cmp(&a.effect));
+        reasons.truncate(most);
+        Ok(reasons)
+    }
+
+    fn prove_golden(&mut self) -> Result<String> {
+        let golden = self.contract.golden.clone();
+        let mut scores = Vec::new();
+        self.score(&golden.input, &mut scores)?;
+        let difference = (f64::from(scores[0]) - golden.score).abs();
+        ensure!(
+            difference <= GOLDEN_TOLERANCE,
+            "the golden vector scores {} here, but the model says {}; the model was changed after its contract was \
+             written, or its operators do not behave as where it was trained",
+            scores[0],
+            golden.score
+        );
+        Ok(format!("scores {} as promised", golden.score))
+    }
+}
+
+/// Log-odds of a probability, kept finite.
+fn log_odds(probability: f32) -> f64 {
+    let p = f64::from(probability).clamp(1e-7, 1.0 - 1e-7);
+    (p / (1.0 - p)).ln()
+}
+
+fn open(bytes: &[u8], runtime: &Runtime) -> Result<Session> {
+    ensure!(!bytes.is_empty(), "the file is empty");
+    let builder = Session::builder(runtime.environment()).map_err(plain)?;
+    // Flows come in batches from one thread; more threads would only fight over the same cores with the capture.
+    let mut builder = builder.with_intra_threads(1).map_err(plain)?;
+    builder
+        .commit_from_memory(bytes)
+        .map_err(plain)
+        .context("this is no ONNX model that the runtime can load")
+}
+
+/// ort's errors may hold what cannot be sent between threads; their text is what matters.
+fn plain<E: std::fmt::Display>(error: E) -> anyhow::Error {
+    anyhow::anyhow!("{error}")
+}
+
+fn check_input(session: &Session, columns: usize) -> Result<()> {
+    let [input] = session.inputs() else {
+        bail!("it has {} inputs; it must have one", session.inputs().len())
+    };
+    let ValueType::Tensor { ty, shape, .. } = input.dtype() else { bail!("its input is no tensor") };
+    ensure!(*ty == TensorElementType::Float32, "its input is of type {ty}; it must be float32");
+    ensure!(
+        shape.len() == 2 && (shape[1] == columns as i64 || shape[1] < 0),
+        "its input has the shape {shape}; flowmeter.inputs names {columns} columns"
+    );
+    Ok(())
+}
+
+fn find_output(session: &Session) -> Result<Output> {
+    let floats: Vec<(usize, &ort::value::Shape)> = session
+        .outputs()
+        .iter()
+        .enumerate()
+        .filter_map(|(index, output)| match output.dtype() {
+            ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } => Some((index, shape)),
+            _ => None,
+        })
+        .collect();
+    let [(index, shape)] = floats[..] else {
+        bail!(
+            "it has {} float32 outputs; it must have one, the probability (scikit-learn and LightGBM exports need \
+             zipmap=False)",
+            floats.len()
+        );
+    };
+    let width = match shape.len() {
+        1 => 1,
+        2 if shape[1] == 1 || shape[1] == 2 => shape[1] as usize,
+        _ => bail!("its output has the shape {shape}; it must be [N], [N,1] or [N,2] (benign, malicious)"),
+    };
+    Ok(Output { index, width })
+}

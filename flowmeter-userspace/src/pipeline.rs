@@ -1,0 +1,131 @@
+//! The one place that knows all stages: records become features, features verdicts, verdicts lines and stores.
+
+use anyhow::Result;
+
+use crate::features::FeatureSet;
+use crate::model::Verdict;
+use crate::record::{FlowRecord, Stage};
+use crate::sink::Sink;
+use crate::stats::{PipelineCounts, Stats};
+use crate::verdict::{Batch, Judge, Judged, Scored};
+
+/// A verdict to be written into a living flow's slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Feedback {
+    /// The slot.
+    pub slot: u32,
+    /// The tag it had; if it has changed, the flow has gone.
+    pub tag: u64,
+    /// The verdict's number.
+    pub verdict: u32,
+}
+
+/// Everything after the sources.
+pub struct Pipeline {
+    set: &'static FeatureSet,
+    judge: Option<Judge>,
+    sink: Box<dyn Sink>,
+    counts: PipelineCounts,
+    scoring_failed: bool,
+}
+
+impl Pipeline {
+    /// Flows are given `set`'s features, judged by `judge` if there is one, and written to `sink`.
+    pub fn new(set: &'static FeatureSet, judge: Option<Judge>, sink: Box<dyn Sink>) -> Self {
+        Self { set, judge, sink, counts: PipelineCounts::default(), scoring_failed: false }
+    }
+
+    /// What has become of flows so far.
+    pub fn counts(&self) -> PipelineCounts {
+        self.counts
+    }
+
+    /// Takes a batch through all stages. `observed` names where a record was seen.
+    ///
+    /// # Errors
+    /// The sink cannot be written to. A failing model is no error: flows are then written without a verdict, counted.
+    pub fn process<'a>(
+        &mut self,
+        records: &[FlowRecord],
+        observed: impl Fn(&FlowRecord) -> Option<&'a str>,
+    ) -> Result<Vec<Feedback>> {
+        let batch = Batch::of(records, self.set);
+        let judged = self.judge(&batch);
+        let (threshold, model) = match &self.judge {
+            Some(judge) => (Some(judge.threshold()), Some(judge.name())),
+            None => (None, None),
+        };
+        let mut feedback = Vec::new();
+        for (i, record) in records.iter().enumerate() {
+            let found: Option<&Judged> = judged.get(i);
+            let verdict = found.map(|j| j.verdict);
+            match record.stage {
+                Stage::End(_) => count(&mut self.counts, verdict),
+                Stage::Checkpoint { slot, tag } => {
+                    self.counts.checkpoints += 1;
+                    let number = verdict.map_or(0, Verdict::number);
+                    if number == record.entry.verdict {
+                        continue;
+                    }
+                    self.counts.verdicts_changed += 1;
+                    feedback.push(Feedback { slot, tag, verdict: number });
+                }
+            }
+            self.sink.flow(&Scored {
+                record,
+                observed: observed(record),
+                features: batch.row(i),
+                verdict,
+                score: found.map(|j| j.score),
+                threshold,
+                model,
+                reasons: found.map_or(&[], |j| &j.reasons),
+            })?;
+        }
+        Ok(feedback)
+    }
+
+    /// Writes statistics.
+    ///
+    /// # Errors
+    /// The sink cannot be written to.
+    pub fn stats(&mut self, stats: &Stats) -> Result<()> {
+        self.sink.stats(stats)?;
+        self.sink.flush()
+    }
+
+    /// Hands everything to the system.
+    ///
+    /// # Errors
+    /// The sink cannot be written to.
+    pub fn flush(&mut self) -> Result<()> {
+        self.sink.flush()
+    }
+
+    fn judge(&mut self, batch: &Batch) -> Vec<Judged> {
+        let Some(judge) = &mut self.judge else {
+            return Vec::new();
+        };
+        match judge.judge(batch) {
+            Ok(judged) => judged,
+            Err(error) => {
+                if !self.scoring_failed {
+                    self.scoring_failed = true;
+                    log::error!(
+                        "scoring failed, flows go on without a verdict and are counted as not_scored: {error:#}"
+                    );
+                }
+                Vec::new()
+            }
+        }
+    }
+}
+
+fn count(counts: &mut PipelineCounts, verdict: Option<Verdict>) {
+    match verdict {
+        Some(Verdict::Benign) => counts.benign += 1,
+        Some(Verdict::Malicious) => counts.malicious += 1,
+        Some(Verdict::Unknown) => counts.unknown += 1,
+        None => counts.not_scored += 1,
+    }
+}

@@ -1,0 +1,135 @@
+//! A flow on its way from a source to the sinks: its entry, how it ended, and what time it was.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use flowmeter_common::flow::{Direction, Entry};
+use flowmeter_common::key::{FlowKey, VLAN_PRESENT, kind};
+use flowmeter_common::lifecycle::EndReason;
+use flowmeter_common::packet::protocol;
+
+/// When a flow is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// While it lives.
+    Checkpoint {
+        /// Slot in the kernel's table, for the verdict.
+        slot: u32,
+        /// Tag of that slot; when it has changed, the flow has gone.
+        tag: u64,
+    },
+    /// It has ended.
+    End(EndReason),
+}
+
+/// A flow, finished or living.
+#[derive(Clone, Debug)]
+pub struct FlowRecord {
+    /// Key and counters; times in the clock of the source.
+    pub entry: Entry,
+    /// Why it is reported now.
+    pub stage: Stage,
+    /// What to add (wrapping) to the entry's times to have nanoseconds since the Unix epoch.
+    pub clock_offset: u64,
+}
+
+/// One end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Address; IPv4 where the packets were.
+    pub address: IpAddr,
+    /// Port, or ICMP's stand-in for it.
+    pub port: u16,
+}
+
+impl FlowRecord {
+    /// The side that began the flow, as far as can be seen.
+    pub fn source(&self) -> Endpoint {
+        endpoint(&self.entry.key, self.entry.initiator)
+    }
+
+    /// The other side.
+    pub fn destination(&self) -> Endpoint {
+        endpoint(&self.entry.key, self.entry.initiator ^ 1)
+    }
+
+    /// From source to destination.
+    pub fn forward(&self) -> &Direction {
+        &self.entry.state.directions[usize::from(self.entry.initiator & 1)]
+    }
+
+    /// From destination to source.
+    pub fn backward(&self) -> &Direction {
+        &self.entry.state.directions[usize::from(self.entry.initiator & 1 ^ 1)]
+    }
+
+    /// Time of the first packet, nanoseconds since the Unix epoch.
+    pub fn first_seen(&self) -> u64 {
+        self.entry.state.first().wrapping_add(self.clock_offset)
+    }
+
+    /// Time of the last packet, nanoseconds since the Unix epoch.
+    pub fn last_seen(&self) -> u64 {
+        self.entry.state.last().wrapping_add(self.clock_offset)
+    }
+
+    /// Time between the first and the last packet, in nanoseconds.
+    pub fn duration(&self) -> u64 {
+        self.entry.state.last().saturating_sub(self.entry.state.first())
+    }
+
+    /// Outer and inner VLAN identifier, where there are tags.
+    pub fn vlans(&self) -> [Option<u16>; 2] {
+        let id = |tag: u16| (tag & VLAN_PRESENT != 0).then_some(tag & !VLAN_PRESENT);
+        [id(self.entry.key.outer_vlan), id(self.entry.key.inner_vlan)]
+    }
+
+    /// Community ID version 1 with seed 0 (<https://github.com/corelight/community-id-spec>), the name by which other
+    /// tools know this flow; `None` for fragments, whose ports are not known.
+    pub fn community_id(&self) -> Option<String> {
+        let (mut source, mut destination) = (self.source(), self.destination());
+        let protocol = self.entry.key.protocol;
+        let ports = match (protocol, self.entry.key.kind) {
+            (_, kind::FRAGMENT) => return None,
+            (_, kind::QUERY) => {
+                // The specification takes type and code, so the side that asked comes first; a request's code is 0.
+                if !is_request(protocol, source.port) {
+                    std::mem::swap(&mut source, &mut destination);
+                }
+                Some((source.port, 0))
+            }
+            (protocol::TCP | protocol::UDP | protocol::SCTP | protocol::ICMP | protocol::ICMPV6, _) => {
+                Some((source.port, destination.port))
+            }
+            _ => None,
+        };
+        community_id::calculate_community_id(
+            0,
+            source.address,
+            destination.address,
+            ports.map(|p| p.0),
+            ports.map(|p| p.1),
+            protocol,
+            false,
+        )
+        .ok()
+    }
+}
+
+/// True if an ICMP message of this type is one that asks for an answer.
+fn is_request(protocol: u8, message: u16) -> bool {
+    matches!((protocol, message), (protocol::ICMP, 8 | 13 | 15 | 17) | (protocol::ICMPV6, 128))
+}
+
+fn endpoint(key: &FlowKey, which: u8) -> Endpoint {
+    let (words, port) =
+        if which & 1 == 0 { (key.a_address, key.a_port) } else { (key.b_address, key.b_port) };
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&words[0].to_ne_bytes());
+    bytes[8..].copy_from_slice(&words[1].to_ne_bytes());
+    let address = Ipv6Addr::from(bytes);
+    let address = match address.to_ipv4_mapped() {
+        Some(v4) if key.ip_version == 4 => IpAddr::V4(v4),
+        _ => IpAddr::V6(address),
+    };
+    Endpoint { address, port }
+}

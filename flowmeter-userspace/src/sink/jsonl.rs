@@ -1,0 +1,114 @@
+//! The verdict log: one JSON object a line.
+
+use std::io::Write;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use super::{Sink, timestamp};
+use crate::record::Stage;
+use crate::stats::Stats;
+use crate::verdict::{Explanation, Scored};
+
+/// Writes the log.
+pub struct JsonLines {
+    out: Box<dyn Write + Send>,
+}
+
+impl JsonLines {
+    /// A log on `out`.
+    pub fn new(out: Box<dyn Write + Send>) -> Self {
+        Self { out }
+    }
+
+    fn line(&mut self, row: &impl Serialize) -> Result<()> {
+        serde_json::to_writer(&mut self.out, row).context("cannot write the log")?;
+        self.out.write_all(b"\n").context("cannot write the log")
+    }
+}
+
+/// A line about a flow. `src` is the initiator; bytes are those of IP packets; `duration` is in seconds.
+#[derive(Serialize)]
+struct FlowRow<'a> {
+    /// `flow` if it has ended, `verdict` if it lives and its verdict has changed.
+    event: &'static str,
+    /// Time of the first packet.
+    timestamp: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed: Option<&'a str>,
+    community_id: Option<String>,
+    src_ip: IpAddr,
+    src_port: u16,
+    dst_ip: IpAddr,
+    dst_port: u16,
+    protocol: u8,
+    vlan: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inner_vlan: Option<u16>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    fragments: bool,
+    packets: u64,
+    bytes: u64,
+    forward_packets: u64,
+    forward_bytes: u64,
+    backward_packets: u64,
+    backward_bytes: u64,
+    duration: f64,
+    end_reason: Option<&'static str>,
+    verdict: &'static str,
+    score: Option<f64>,
+    threshold: Option<f64>,
+    model: Option<&'a str>,
+    stage: &'static str,
+    reasons: &'a [Explanation],
+}
+
+impl Sink for JsonLines {
+    fn flow(&mut self, scored: &Scored<'_>) -> Result<()> {
+        let record = scored.record;
+        let (source, destination) = (record.source(), record.destination());
+        let (forward, backward) = (record.forward(), record.backward());
+        let [vlan, inner_vlan] = record.vlans();
+        let (event, stage, end_reason) = match record.stage {
+            Stage::End(why) => ("flow", "end", Some(why.name())),
+            Stage::Checkpoint { .. } => ("verdict", "checkpoint", None),
+        };
+        self.line(&FlowRow {
+            event,
+            timestamp: timestamp(record.first_seen()),
+            observed: scored.observed,
+            community_id: record.community_id(),
+            src_ip: source.address,
+            src_port: source.port,
+            dst_ip: destination.address,
+            dst_port: destination.port,
+            protocol: record.entry.key.protocol,
+            vlan,
+            inner_vlan,
+            fragments: record.entry.key.kind == flowmeter_common::key::kind::FRAGMENT,
+            packets: forward.packets + backward.packets,
+            bytes: forward.bytes + backward.bytes,
+            forward_packets: forward.packets,
+            forward_bytes: forward.bytes,
+            backward_packets: backward.packets,
+            backward_bytes: backward.bytes,
+            duration: record.duration() as f64 / 1e9,
+            end_reason,
+            verdict: scored.verdict.map_or("none", |v| v.name()),
+            score: scored.score,
+            threshold: scored.threshold,
+            model: scored.model,
+            stage,
+            reasons: scored.reasons,
+        })
+    }
+
+    fn stats(&mut self, stats: &Stats) -> Result<()> {
+        self.line(stats)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.out.flush().context("cannot write the log")
+    }
+}

@@ -1,0 +1,52 @@
+//! Where verdicts go: one writer for each format.
+
+pub mod csv;
+pub mod jsonl;
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use crate::stats::Stats;
+use crate::verdict::Scored;
+
+/// A place where flows, verdicts and statistics are written.
+pub trait Sink: Send {
+    /// Writes one flow with its verdict.
+    ///
+    /// # Errors
+    /// The place cannot be written to.
+    fn flow(&mut self, scored: &Scored<'_>) -> Result<()>;
+
+    /// Writes statistics, where the format has a place for them.
+    ///
+    /// # Errors
+    /// The place cannot be written to.
+    fn stats(&mut self, stats: &Stats) -> Result<()>;
+
+    /// Hands everything written so far to the system.
+    ///
+    /// # Errors
+    /// The place cannot be written to.
+    fn flush(&mut self) -> Result<()>;
+}
+
+/// Opens a file for writing; `-` is the standard output.
+///
+/// # Errors
+/// The file cannot be created.
+pub fn open(path: &Path) -> Result<Box<dyn Write + Send>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(BufWriter::with_capacity(1 << 16, io::stdout())));
+    }
+    let file = File::create(path).with_context(|| format!("cannot write to {}", path.display()))?;
+    Ok(Box::new(BufWriter::with_capacity(1 << 16, file)))
+}
+
+/// RFC 3339 in UTC, to the nanosecond where there are any.
+pub fn timestamp(nanoseconds: u64) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(nanoseconds))
+        .map_or_else(|_| "invalid".to_owned(), |t| t.to_string())
+}

@@ -1,0 +1,113 @@
+//! The accounting, as it stands in the log and at the end.
+
+use flowmeter_common::counter::{InterfaceCounters, Skip};
+use serde::Serialize;
+
+/// A `stats` line.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stats {
+    /// Always `stats`.
+    pub event: &'static str,
+    /// When it was written.
+    pub timestamp: String,
+    /// Accounting of each interface.
+    pub interfaces: Vec<Account>,
+    /// True if every interface's account is balanced.
+    pub identity: bool,
+    /// Flows opened, taken out, and in the table at the last look.
+    pub flows: FlowCounts,
+    /// What became of flows after the table.
+    pub pipeline: PipelineCounts,
+    /// Events that the ring buffer had no room for; no flow is lost by it.
+    pub events_lost: u64,
+    /// Reads of living flows that kept being torn by updates.
+    pub torn_reads: u64,
+    /// True in the last line.
+    pub last: bool,
+}
+
+/// Flows by where they are.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct FlowCounts {
+    /// Opened since the start.
+    pub opened: u64,
+    /// Ended and taken out of the table.
+    pub ended: u64,
+    /// Living.
+    pub living: u64,
+}
+
+/// Flows and verdicts after the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PipelineCounts {
+    /// Ended flows scored, by verdict.
+    pub benign: u64,
+    /// Likewise.
+    pub malicious: u64,
+    /// Likewise.
+    pub unknown: u64,
+    /// Ended flows without a verdict: no model, or it failed.
+    pub not_scored: u64,
+    /// Looks at living flows.
+    pub checkpoints: u64,
+    /// Verdicts of living flows that changed.
+    pub verdicts_changed: u64,
+}
+
+/// One interface's (or capture's) packets.
+#[derive(Clone, Debug, Serialize)]
+pub struct Account {
+    /// Interface name.
+    pub interface: String,
+    /// Packets seen.
+    pub seen: u64,
+    /// Packets counted in flows.
+    pub counted: u64,
+    /// Bytes of IP packets counted in flows.
+    pub counted_bytes: u64,
+    /// Packets for which the table had no slot.
+    pub folded: u64,
+    /// Bytes for which the table had no slot.
+    pub folded_bytes: u64,
+    /// Packets that are not counted in flows by their nature.
+    pub skipped: u64,
+    /// Those, by reason; reasons that did not occur are left out.
+    pub skipped_by_reason: serde_json::Map<String, serde_json::Value>,
+    /// True if seen = counted + folded + skipped.
+    pub identity: bool,
+}
+
+impl Account {
+    /// An interface's account.
+    pub fn new(interface: &str, counters: &InterfaceCounters) -> Self {
+        Self {
+            interface: interface.to_owned(),
+            seen: counters.seen,
+            counted: counters.counted,
+            counted_bytes: counters.counted_bytes,
+            folded: counters.folded,
+            folded_bytes: counters.folded_bytes,
+            skipped: counters.skipped_total(),
+            skipped_by_reason: Skip::ALL
+                .into_iter()
+                .filter_map(|reason| {
+                    let count = counters.skipped[reason as usize];
+                    (count != 0).then(|| (reason.name().to_owned(), count.into()))
+                })
+                .collect(),
+            identity: counters.balanced(),
+        }
+    }
+
+    /// The identity in one line.
+    pub fn line(&self) -> String {
+        let reasons: Vec<String> =
+            self.skipped_by_reason.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+        let sign = if self.identity { "=" } else { "≠" };
+        format!(
+            "{}: seen {} {sign} counted {} + folded {} + skipped {}{reasons}",
+            self.interface, self.seen, self.counted, self.folded, self.skipped
+        )
+    }
+}
