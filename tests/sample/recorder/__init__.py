@@ -1,0 +1,1 @@
+"""What record.py is made of: a lab of network namespaces, its wire, its services, the activities, the captures."""

@@ -1,0 +1,278 @@
+//! Runs the `flowmeter` binary as its users do: starts it in a namespace, stops it by a signal, reads its log.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::netns::Namespace;
+use crate::row;
+
+/// How long the agent may take to attach.
+const START: Duration = Duration::from_secs(20);
+/// How long it may take to flush and detach.
+const STOP: Duration = Duration::from_secs(15);
+/// A word of the line that it prints on standard error when every interface is watched.
+const READY: &str = "watching";
+
+/// The binary under test: `FLOWMETER_BIN`, else the workspace's release build, else its debug build.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("FLOWMETER_BIN") {
+        return Ok(path.into());
+    }
+    let mut tried = Vec::new();
+    // Tests lie in target/PROFILE/deps, programs in target/PROFILE.
+    if let Ok(me) = std::env::current_exe() {
+        for folder in me.ancestors().skip(1).take(2) {
+            tried.push(folder.join("flowmeter"));
+            tried.extend(folder.parent().map(|target| target.join("release/flowmeter")));
+        }
+    }
+    tried.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/flowmeter"));
+    match tried.iter().find(|path| path.is_file()) {
+        Some(path) => Ok(path.clone()),
+        None => bail!("the flowmeter binary is not built; `cargo xtask build` does it, or set FLOWMETER_BIN"),
+    }
+}
+
+/// A signal that asks a program to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Ctrl-C.
+    Interrupt,
+    /// What service managers send.
+    Terminate,
+}
+
+/// What an agent left behind.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Its log, a JSON object a line.
+    pub rows: Vec<Value>,
+    /// What it said on standard error.
+    pub said: String,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// How long it took from the signal to its end.
+    pub took: Duration,
+}
+
+impl Outcome {
+    /// The rows of flows that ended.
+    pub fn flows(&self) -> impl Iterator<Item = &Value> {
+        self.rows.iter().filter(|row| row["event"] == "flow")
+    }
+
+    /// The last `stats` row.
+    pub fn stats(&self) -> Result<&Value> {
+        self.rows
+            .iter()
+            .rfind(|row| row["event"] == "stats")
+            .with_context(|| format!("the log has no `stats` row; standard error was:\n{}", self.said))
+    }
+
+    /// Fails unless the program ended with exit code 0 and the accounting identity holds on every interface.
+    pub fn expect_clean(&self) -> Result<()> {
+        ensure!(self.status.success(), "flowmeter ended with {}; it said:\n{}", self.status, self.said);
+        row::identity(self.stats()?).map(drop)
+    }
+}
+
+/// A running `flowmeter live`; killed when dropped.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    lines: Receiver<String>,
+    reader: Option<JoinHandle<()>>,
+    said: String,
+    log: PathBuf,
+}
+
+impl Agent {
+    /// Starts it in a namespace on interfaces, with further words of the command line, and waits until it watches.
+    pub fn start(namespace: &Namespace, interfaces: &[&str], log: &Path, further: &[&str]) -> Result<Self> {
+        let mut words: Vec<OsString> = vec!["live".into()];
+        for interface in interfaces {
+            words.extend(["--interface".into(), interface.into()]);
+        }
+        words.extend(["--log".into(), log.into()]);
+        words.extend(further.iter().map(OsString::from));
+        let mut agent = Self::spawn(namespace, &words, log)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// Starts it with these words and does not wait.
+    pub fn spawn(namespace: &Namespace, words: &[OsString], log: &Path) -> Result<Self> {
+        let binary = binary()?;
+        let mut child = namespace
+            .command(&binary)
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {}", binary.display()))?;
+        let errors = child.stderr.take().context("standard error is piped")?;
+        let (sender, lines) = channel();
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(errors).lines().map_while(std::result::Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self { child, lines, reader: Some(reader), said: String::new(), log: log.to_owned() })
+    }
+
+    /// Waits for the line that says every interface is watched.
+    fn wait_ready(&mut self) -> Result<()> {
+        let limit = Instant::now() + START;
+        loop {
+            match self.lines.recv_timeout(limit.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    let ready = line.contains(READY);
+                    self.keep(line);
+                    if ready {
+                        return Ok(());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!(
+                        "flowmeter did not say `{READY}` within {} s; it said:\n{}",
+                        START.as_secs(),
+                        self.said
+                    )
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.child.wait().context("waiting for flowmeter")?;
+                    bail!(
+                        "flowmeter ended with {status} before it watched; it said:\n{}",
+                        self.said.trim_end()
+                    )
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, line: String) {
+        self.said.push_str(&line);
+        self.said.push('\n');
+    }
+
+    /// What is in the log by now; a line that is being written is left out.
+    pub fn rows(&self) -> Result<Vec<Value>> {
+        read_log(&self.log)
+    }
+
+    /// The operating system's number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal, waits for the end, and reads the log.
+    pub fn stop(mut self, signal: Signal) -> Result<Outcome> {
+        let number = match signal {
+            Signal::Interrupt => libc::SIGINT,
+            Signal::Terminate => libc::SIGTERM,
+        };
+        let begin = Instant::now();
+        // SAFETY: no pointers; the child has not been waited for, so the number is still its own.
+        let result = unsafe { libc::kill(self.child.id() as libc::pid_t, number) };
+        ensure!(result == 0, "signalling flowmeter: {}", std::io::Error::last_os_error());
+        let status = loop {
+            if let Some(status) = self.child.try_wait().context("waiting for flowmeter")? {
+                break status;
+            }
+            ensure!(
+                begin.elapsed() < STOP,
+                "flowmeter did not end within {} s of {signal:?}",
+                STOP.as_secs()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let took = begin.elapsed();
+        self.finish_reading();
+        Ok(Outcome { rows: read_log(&self.log)?, said: std::mem::take(&mut self.said), status, took })
+    }
+
+    /// Waits for an end that comes by itself, such as a refusal.
+    pub fn wait(mut self) -> Result<Outcome> {
+        let begin = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().context("waiting for flowmeter")? {
+                break status;
+            }
+            ensure!(begin.elapsed() < START, "flowmeter still runs after {} s", START.as_secs());
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        self.finish_reading();
+        let rows = if self.log.exists() { read_log(&self.log)? } else { Vec::new() };
+        Ok(Outcome { rows, said: std::mem::take(&mut self.said), status, took: begin.elapsed() })
+    }
+
+    fn finish_reading(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            // The child has ended, so the pipe has an end.
+            let _ = reader.join();
+        }
+        while let Ok(line) = self.lines.try_recv() {
+            self.keep(line);
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Reads a log's whole lines.
+fn read_log(path: &Path) -> Result<Vec<Value>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .map(|line| {
+            serde_json::from_str(line).with_context(|| format!("a line of the log is not JSON: {line}"))
+        })
+        .collect()
+}
+
+/// Runs `flowmeter` with these words to its end, outside of any namespace, and returns its output.
+pub fn run(words: &[&std::ffi::OsStr]) -> Result<std::process::Output> {
+    let binary = binary()?;
+    std::process::Command::new(&binary)
+        .args(words)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("starting {}", binary.display()))
+}
+
+/// The rows that `flowmeter pcap` writes for captures.
+pub fn pcap_rows(captures: &[&Path], further: &[&str]) -> Result<Vec<Value>> {
+    let mut words: Vec<&std::ffi::OsStr> = vec!["pcap".as_ref()];
+    words.extend(captures.iter().map(|path| path.as_os_str()));
+    words.extend(["--format", "jsonl", "--output", "-"].map(std::ffi::OsStr::new));
+    words.extend(further.iter().map(std::ffi::OsStr::new));
+    let output = run(&words)?;
+    ensure!(
+        output.status.success(),
+        "flowmeter pcap failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    let text = String::from_utf8(output.stdout).context("the output of flowmeter pcap")?;
+    text.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("a line is not JSON: {line}")))
+        .collect()
+}

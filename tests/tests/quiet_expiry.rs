@@ -1,0 +1,100 @@
+//! Promise: a flow that ends by the clock is written at most one second late, though nothing passes the interface.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use flowmeter_tests::agent::{Agent, Signal};
+use flowmeter_tests::frames::{Packet, Transport};
+use flowmeter_tests::netns::{Chatter, Namespace, Offload};
+use flowmeter_tests::replay::{Frame, Oversized, Pace, Sender};
+use flowmeter_tests::{require_root, row};
+use serde_json::Value;
+
+/// What the promise allows.
+const LATE: Duration = Duration::from_secs(1);
+/// This test looks at the log that often, so much later may it see a line.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A watched cable.
+struct Cable {
+    sends: Namespace,
+    _watches: Namespace,
+    agent: Agent,
+    _folder: tempfile::TempDir,
+}
+
+impl Cable {
+    fn new(words: &[&str]) -> Result<Self> {
+        let (sends, watches) = (Namespace::new("sends")?, Namespace::new("watches")?);
+        sends.join("out", &watches, "in", Chatter::None, Offload::Off)?;
+        let folder = tempfile::tempdir()?;
+        let agent = Agent::start(&watches, &["in"], &folder.path().join("log"), words)?;
+        Ok(Self { sends, _watches: watches, agent, _folder: folder })
+    }
+
+    /// Sends a datagram and says when.
+    fn send(&self) -> Result<Instant> {
+        let packet =
+            Packet::ipv4("192.0.2.1", "198.51.100.7").with(Transport::udp(5000, 53).payload(*b"question"));
+        let frame = Frame::new(0, packet.build());
+        self.sends.run(|| {
+            Sender::open("out")?.send(&[frame], Pace::Unpaced, Oversized::Refuse, &AtomicBool::new(false))
+        })??;
+        Ok(Instant::now())
+    }
+
+    /// Waits for the first flow in the log, doing `meanwhile` between looks, and says when it was there.
+    fn first_flow(
+        &self,
+        limit: Instant,
+        mut meanwhile: impl FnMut() -> Result<()>,
+    ) -> Result<(Value, Instant)> {
+        while Instant::now() < limit {
+            let rows = self.agent.rows()?;
+            let now = Instant::now();
+            if let Some(row) = rows.into_iter().find(|row| row["event"] == "flow") {
+                return Ok((row, now));
+            }
+            meanwhile()?;
+            std::thread::sleep(LOOK);
+        }
+        None.context("no flow came into the log before the time limit")
+    }
+}
+
+#[test]
+fn idle_flow() -> Result<()> {
+    if !require_root("an idle flow is written on a quiet interface") {
+        return Ok(());
+    }
+    let timeout = Duration::from_secs(2);
+    let cable = Cable::new(&["--idle-timeout", "2s"])?;
+    let sent = cable.send()?;
+    let (row, seen) = cable.first_flow(sent + timeout + LATE * 4, || Ok(()))?;
+    let after = seen - sent;
+    // The packet was stamped a moment before `sent`.
+    ensure!(after + LOOK >= timeout, "it ended after {after:?}, before its time");
+    ensure!(after <= timeout + LATE + LOOK * 2, "it was written {:?} after its timeout", after - timeout);
+    ensure!(row::number(&row, "packets")? == 1, "one packet was sent: {row}");
+    cable.agent.stop(Signal::Interrupt)?.expect_clean()
+}
+
+/// A flow that never rests ends at the active timeout; what follows is the next one.
+#[test]
+fn busy_flow() -> Result<()> {
+    if !require_root("a busy flow is written at its active timeout") {
+        return Ok(());
+    }
+    let timeout = Duration::from_secs(2);
+    let cable = Cable::new(&["--active-timeout", "2s", "--idle-timeout", "2s"])?;
+    let first = cable.send()?;
+    let (_, seen) = cable.first_flow(first + timeout + LATE * 4, || cable.send().map(drop))?;
+    let after = seen - first;
+    ensure!(after + LOOK >= timeout, "it ended after {after:?}, before its time");
+    ensure!(after <= timeout + LATE + LOOK * 2, "it was written {:?} after its timeout", after - timeout);
+    let outcome = cable.agent.stop(Signal::Interrupt)?;
+    outcome.expect_clean()?;
+    ensure!(outcome.flows().count() == 2, "the rest is a flow of its own");
+    Ok(())
+}
