@@ -19,11 +19,11 @@ pub struct Explanation {
     /// Feature name.
     pub feature: &'static str,
     /// Its value in this flow.
-    pub value: f64,
+    pub value: f32,
     /// Unit of both values.
     pub unit: &'static str,
     /// The median of benign flows that the model was trained on.
-    pub normal: f64,
+    pub normal: f32,
 }
 
 /// A flow with all that is said about it.
@@ -141,9 +141,9 @@ impl Judge {
                     let feature = features[self.model.inputs()[reason.input]];
                     reasons.push(Explanation {
                         feature: feature.name,
-                        value: f64::from(reason.value),
+                        value: reason.value,
                         unit: feature.unit,
-                        normal: f64::from(reason.normal),
+                        normal: reason.normal,
                     });
                 }
             }

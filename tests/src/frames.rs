@@ -524,7 +524,7 @@ mod tests {
     fn ipv4_header_has_the_checksum_of_rfc_1071() {
         // A sum over a header that holds its own right checksum is zero.
         let packet = Packet::ipv4("192.0.2.1", "198.51.100.7")
-            .ip_options(&[7, 7, 4, 0])
+            .ip_options(&[7, 7, 4, 0, 0, 0, 0, 0])
             .with(Transport::udp(53, 40000));
         let bytes = packet.build_ip();
         assert_eq!(bytes[0], 0x47, "two words of options");
