@@ -261,3 +261,33 @@ fn curl_iperf3_and_nc() -> Result<()> {
     }
     Ok(())
 }
+
+/// The loopback has no native XDP, and what leaves it arrives there: each packet counts once.
+#[test]
+fn loopback_in_generic_mode() -> Result<()> {
+    if !require_root("flows of the loopback interface") {
+        return Ok(());
+    }
+    let place = Namespace::new("loopback")?;
+    let folder = tempfile::tempdir()?;
+    let agent = Agent::start(&place, &["lo"], &folder.path().join("log"), &[])?;
+    place.run(|| -> Result<()> {
+        let server = UdpSocket::bind("127.0.0.1:0")?;
+        let client = UdpSocket::bind("127.0.0.1:0")?;
+        client.send_to(b"question", server.local_addr()?)?;
+        server.set_read_timeout(Some(Duration::from_secs(3)))?;
+        server.recv(&mut [0; 100])?;
+        Ok(())
+    })??;
+    std::thread::sleep(SETTLE);
+    let outcome = agent.stop(Signal::Interrupt)?;
+    outcome.expect_clean()?;
+    ensure!(outcome.said.contains("generic"), "the mode is said: {}", outcome.said);
+    let flows = outcome.flows().map(Counted::of).collect::<Result<Vec<_>>>()?;
+    ensure!(flows.len() == 1, "one flow is expected: {flows:?}");
+    ensure!(
+        (flows[0].packets_forward, flows[0].packets_backward) == (1, 0),
+        "one packet was sent: {flows:?}"
+    );
+    Ok(())
+}

@@ -57,8 +57,8 @@ pub fn ebpf_cargo(tools: &EbpfTools, verb: &str) -> Command {
     // Line information and types go into the object, for the verifier's messages and the kernel's records.
     let flags =
         [format!("-Ctarget-cpu={CPU}").into(), "-Cdebuginfo=2".into(), "-Clink-arg=--btf".into(), linker];
-    let mut command = tools.toolchain.cargo();
-    command.args([verb, "--release", "--package", PACKAGE, "--target", TARGET, "-Zbuild-std=core"]);
+    let mut command = tools.toolchain.cargo(verb);
+    command.args(["--release", "--package", PACKAGE, "--target", TARGET, "-Zbuild-std=core"]);
     // A folder of its own: the two compilers would throw each other's results away.
     command.arg("--target-dir").arg(ebpf_target());
     command.env("CARGO_ENCODED_RUSTFLAGS", flags.join(&OsString::from("\u{1f}")));

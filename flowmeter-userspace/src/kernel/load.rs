@@ -25,6 +25,9 @@ static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR")
 const INGRESS: &str = "flowmeter_ingress";
 const EGRESS: &str = "flowmeter_egress";
 
+/// The loopback interface's number in every network namespace (the kernel's LOOPBACK_IFINDEX).
+const LOOPBACK_INDEX: u32 = 1;
+
 /// What the operator asked for.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -144,13 +147,13 @@ impl Kernel {
             attachments.push(Attachment {
                 interface: interface.clone(),
                 ingress: mode,
-                egress: settings.egress,
+                egress: watches_egress(settings, interface),
             });
         }
         if settings.egress {
             let tc: &mut SchedClassifier =
                 self.ebpf.program_mut(EGRESS).context("no egress program")?.try_into()?;
-            for interface in &settings.interfaces {
+            for interface in settings.interfaces.iter().filter(|name| watches_egress(settings, name)) {
                 let link = tc
                     .attach(interface, TcAttachType::Egress)
                     .or_else(|_| {
@@ -185,6 +188,21 @@ impl Kernel {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
+    }
+}
+
+/// Whether what leaves an interface is counted. What leaves the loopback arrives there, and would be counted twice.
+fn watches_egress(settings: &Settings, interface: &str) -> bool {
+    settings.egress && interface_index(interface) != Some(LOOPBACK_INDEX)
+}
+
+/// The kernel's number of an interface of this name.
+fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: a string ending in zero.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => None,
+        index => Some(index),
     }
 }
 
@@ -262,12 +280,9 @@ fn find_interfaces(names: &[String]) -> Result<Vec<Interface>> {
             if !seen.insert(name) {
                 bail!("interface {name} was given twice");
             }
-            let c_name = CString::new(name.as_str()).context("an interface name holds a zero byte")?;
-            // SAFETY: a string ending in zero.
-            let index = unsafe { libc::if_nametoindex(c_name.as_ptr()) };
-            if index == 0 {
+            let Some(index) = interface_index(name) else {
                 bail!("there is no interface {name} here; there are: {}", known_interfaces());
-            }
+            };
             Ok(Interface { name: name.clone(), index })
         })
         .collect()

@@ -31,24 +31,28 @@ pub enum Toolchain {
 }
 
 impl Toolchain {
-    /// Cargo with this compiler, and leave to use unstable features.
-    pub fn cargo(&self) -> Command {
-        let mut command;
+    /// Cargo's `verb` with this compiler, and leave to use unstable features.
+    pub fn cargo(&self, verb: &str) -> Command {
         match self {
             Self::Rustup(name) => {
-                command = Command::new("rustup");
-                command.args(["run", name, "cargo"]);
+                let mut command = Command::new("rustup");
+                command.args(["run", name, "cargo", verb]);
                 // Set by the cargo that runs us, and meant for that one's compiler.
                 for variable in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN"] {
                     command.env_remove(variable);
                 }
+                command
             }
             Self::System(rustc) => {
-                command = command::cargo();
-                command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
+                // Clippy is a second compiler, which must be this one's: it lies beside its own cargo command.
+                let mut command = match verb {
+                    "clippy" => Command::new(rustc.with_file_name("cargo-clippy")),
+                    _ => command::cargo(),
+                };
+                command.arg(verb).env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
+                command
             }
         }
-        command
     }
 }
 
@@ -105,7 +109,7 @@ fn find_debian() -> Option<Toolchain> {
     let sysroot = command::output(Command::new(DEBIAN_RUSTC).args(["--print", "sysroot"]))?;
     let version = command::output(Command::new(DEBIAN_RUSTC).arg("--version"))?;
     let minor: u32 = version.split(['.', ' ']).nth(2)?.parse().ok()?;
-    let clippy = Path::new(&sysroot).join("bin/clippy-driver").is_file();
+    let clippy = Path::new(DEBIAN_RUSTC).with_file_name("cargo-clippy").is_file();
     (minor >= OLDEST_MINOR && has_core(&sysroot) && clippy).then(|| Toolchain::System(DEBIAN_RUSTC.into()))
 }
 

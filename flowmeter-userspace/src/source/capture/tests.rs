@@ -185,7 +185,7 @@ fn a_capture_may_be_cut_anywhere() {
             continue;
         }
         let whole = (length - header.len()) / record.len();
-        let between = (length - header.len()) % record.len() == 0;
+        let between = (length - header.len()).is_multiple_of(record.len());
         assert_eq!((frames.len(), end), (whole, Ok(!between)), "cut to {length} bytes");
     }
     let file = [order.section(), order.interface(1, None), order.packet(0, 1, b"abc", 3)].concat();
