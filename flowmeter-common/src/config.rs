@@ -45,8 +45,8 @@ pub struct KernelConfig {
     pub interface_multiplier: u32,
     /// 1 if an event is wanted for each opened flow.
     pub events_opened: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// 1 if tunnels are looked into, see [`crate::parse::Look`].
+    pub tunnels: u32,
 }
 
 /// Counter slot of an interface: the top six bits of a product. The agent searches a multiplier that gives each

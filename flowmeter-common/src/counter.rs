@@ -28,10 +28,12 @@ pub enum Skip {
     BadTcp = 10,
     /// The IP packet is too short for its transport header.
     ShortTransport = 11,
+    /// More MPLS labels than are followed.
+    TooManyLabels = 12,
 }
 
 /// Number of reasons in [`Skip`].
-pub const SKIP_REASONS: usize = 12;
+pub const SKIP_REASONS: usize = 13;
 
 impl Skip {
     /// All reasons, in the order of their numbers.
@@ -48,6 +50,7 @@ impl Skip {
         Self::TruncatedTransport,
         Self::BadTcp,
         Self::ShortTransport,
+        Self::TooManyLabels,
     ];
 
     /// Name as it stands in the log.
@@ -65,6 +68,7 @@ impl Skip {
             Self::TruncatedTransport => "truncated_transport",
             Self::BadTcp => "bad_tcp",
             Self::ShortTransport => "short_transport",
+            Self::TooManyLabels => "too_many_labels",
         }
     }
 }

@@ -226,7 +226,7 @@ pub struct Direction {
     pub out_of_order: u32,
     /// Bits of [`tcp_seen`].
     pub tcp_seen: u32,
-    /// Window of the first packet, not scaled.
+    /// Window of the first packet, not scaled; of ICMP the first message's type and code, see [`Packet::window`].
     pub window_first: u16,
     /// Smallest window, not scaled; `u16::MAX` if there is none.
     pub window_min: u16,
@@ -272,8 +272,9 @@ pub struct Direction {
     pub head_sizes: [u16; HEAD],
     /// Start of the present active period, if a packet of this direction began it, ns.
     pub run_start: u64,
-    /// Always zero.
-    pub reserved: u64,
+    /// Time in the flows that this one continues after an active timeout, ns; kept in direction 0. At most the time
+    /// since the first packet of the first: 2^64 ns are 584 years.
+    pub earlier: u64,
 }
 
 const _: () = assert!(size_of::<Direction>() == 448, "a direction fills seven cache lines");
@@ -336,7 +337,7 @@ impl Direction {
         head_offsets: [0; HEAD],
         head_sizes: [0; HEAD],
         run_start: 0,
-        reserved: 0,
+        earlier: 0,
     };
 
     /// True if it has shown all of these [`tcp_seen`] bits.
@@ -603,6 +604,18 @@ impl FlowState {
         if a.last > b.last { a.last } else { b.last }
     }
 
+    /// Time between the first and the last packet, ns.
+    #[inline(always)]
+    pub fn duration(&self) -> u64 {
+        self.last().saturating_sub(self.first())
+    }
+
+    /// Time in the flows that this one continues after an active timeout, ns.
+    #[inline(always)]
+    pub fn earlier(&self) -> u64 {
+        self.directions[0].earlier
+    }
+
     /// Packets of both directions.
     #[inline(always)]
     pub fn packets(&self) -> u64 {
@@ -677,6 +690,8 @@ impl FlowState {
         let was_closed = own.has(tcp_seen::CLOSED);
         if packet.key.protocol == protocol::TCP && packet.header != 0 {
             own.add_tcp(other, packet, now, first);
+        } else if first {
+            own.window_first = packet.window;
         }
 
         let count = before.wrapping_add(segments);
@@ -723,8 +738,9 @@ pub struct Entry {
     pub initiator: u8,
     /// Why the flow was ended, written by who ended it; see [`crate::lifecycle::EndReason`].
     pub end_reason: u8,
-    /// Always zero.
-    pub reserved: u16,
+    /// Not 0 once the flow's record has been given out although the slot is kept; written by the agent only, see
+    /// [`crate::lifecycle::Fate::Cut`].
+    pub reported: u16,
     /// Its counters.
     pub state: FlowState,
 }
@@ -733,26 +749,26 @@ const _: () = assert!(size_of::<Entry>() == 960, "an entry fills fifteen cache l
 
 impl Entry {
     /// A flow of which `packet` is the first, not yet counted.
-    ///
-    /// The initiator is the sender of the first packet, unless that is a SYN+ACK, which only answers do.
-    pub fn opened_by(packet: &Packet) -> Self {
-        Self {
+    pub fn opened_by(packet: &Packet, opening: Opening) -> Self {
+        let mut entry = Self {
             key: packet.key,
             verdict: 0,
-            initiator: initiator(packet),
+            initiator: opening.initiator,
             end_reason: 0,
-            reserved: 0,
+            reported: 0,
             state: FlowState::EMPTY,
-        }
+        };
+        entry.state.directions[0].earlier = opening.earlier;
+        entry
     }
 
-    /// Writes what [`opened_by`](Self::opened_by) gives, with another initiator, word by word: an entry is larger
-    /// than a BPF program's stack, so that it cannot be made there and moved.
+    /// Writes what [`opened_by`](Self::opened_by) gives, word by word: an entry is larger than a BPF program's stack,
+    /// so that it cannot be made there and moved.
     ///
     /// # Safety
     /// `entry` points to a writable entry that nobody else reads or writes.
     #[inline(always)]
-    pub unsafe fn write_opened(entry: *mut Self, packet: &Packet, initiator: u8) {
+    pub unsafe fn write_opened(entry: *mut Self, packet: &Packet, opening: Opening) {
         static EMPTY: Direction = Direction::EMPTY;
         const WORDS: usize = size_of::<Direction>() / 8;
         let source = core::ptr::from_ref(&EMPTY).cast::<u64>();
@@ -761,9 +777,9 @@ impl Entry {
         unsafe {
             (*entry).key = packet.key;
             (*entry).verdict = 0;
-            (*entry).initiator = initiator;
+            (*entry).initiator = opening.initiator;
             (*entry).end_reason = 0;
-            (*entry).reserved = 0;
+            (*entry).reported = 0;
             let target = (&raw mut (*entry).state).cast::<u64>();
             let mut i = 0;
             while i < WORDS {
@@ -772,12 +788,30 @@ impl Entry {
                 target.add(WORDS + i).write_volatile(word);
                 i += 1;
             }
+            (*entry).state.directions[0].earlier = opening.earlier;
         }
     }
 }
 
-/// Direction of the initiator of a flow that begins with `packet`.
-#[inline(always)]
-pub fn initiator(packet: &Packet) -> u8 {
-    packet.direction ^ packet.has(tcp_flags::SYN | tcp_flags::ACK) as u8
+/// What a new flow takes from outside of its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// Direction of the initiator's packets.
+    pub initiator: u8,
+    /// See [`Direction::earlier`].
+    pub earlier: u64,
+}
+
+impl Opening {
+    /// Of a flow that begins with `packet`: its sender is the initiator, unless it is a SYN+ACK, which only answers are.
+    #[inline(always)]
+    pub fn of(packet: &Packet) -> Self {
+        Self { initiator: packet.direction ^ packet.has(tcp_flags::SYN | tcp_flags::ACK) as u8, earlier: 0 }
+    }
+
+    /// Of a flow that goes on where the active timeout has cut `flow`: who opened that is still the initiator.
+    #[inline(always)]
+    pub fn continuing(flow: &Entry) -> Self {
+        Self { initiator: flow.initiator, earlier: flow.state.earlier().wrapping_add(flow.state.duration()) }
+    }
 }

@@ -43,8 +43,9 @@ pub trait Frame {
     }
 }
 
-/// No header is looked for at or after this offset: seven extension headers of the largest size fit before it.
-pub const MAX_OFFSET: usize = 1 << 14;
+/// No header is looked for at or after this offset: the extension headers of two packets, one in the other, six of the
+/// largest size each, fit before it.
+pub const MAX_OFFSET: usize = 1 << 15;
 
 /// A frame held in memory.
 #[derive(Clone, Copy, Debug)]

@@ -10,6 +10,31 @@ pub mod kind {
     pub const FRAGMENT: u8 = 1;
 }
 
+/// What kind of tunnel a flow was found in.
+pub mod tunnel {
+    /// None, or tunnels are not looked into.
+    pub const NONE: u8 = 0;
+    /// IPv4 or IPv6 directly in IP (RFC 2003, RFC 2473, RFC 4213).
+    pub const IP_IN_IP: u8 = 1;
+    /// Generic routing encapsulation (RFC 2784, RFC 2890).
+    pub const GRE: u8 = 2;
+    /// VXLAN (RFC 7348).
+    pub const VXLAN: u8 = 3;
+    /// Geneve (RFC 8926).
+    pub const GENEVE: u8 = 4;
+
+    /// Name as it stands in the log; `None` for [`NONE`].
+    pub const fn name(kind: u8) -> Option<&'static str> {
+        match kind {
+            IP_IN_IP => Some("ipip"),
+            GRE => Some("gre"),
+            VXLAN => Some("vxlan"),
+            GENEVE => Some("geneve"),
+            _ => None,
+        }
+    }
+}
+
 /// Canonical key of a bidirectional flow; both directions of a conversation have the same one.
 ///
 /// The endpoint with the smaller (address, port), compared as memory words, is `a`. That order means nothing
@@ -29,8 +54,9 @@ pub struct FlowKey {
     pub outer_vlan: u16,
     /// Inner VLAN identifier, likewise.
     pub inner_vlan: u16,
-    /// Tunnel identifier of an inner flow; 0 outside of tunnels.
-    pub tunnel: u32,
+    /// Identifier of the tunnel that the flow was found in (GRE's key, VXLAN's and Geneve's network identifier), 0 if
+    /// the tunnel has none.
+    pub tunnel_id: u32,
     /// Interface index that the packet was seen on; 0 in captures.
     pub interface: u32,
     /// IANA protocol number.
@@ -39,8 +65,10 @@ pub struct FlowKey {
     pub kind: u8,
     /// 4 or 6.
     pub ip_version: u8,
+    /// One of [`tunnel`].
+    pub tunnel: u8,
     /// Always zero: the key is compared and hashed as whole words.
-    pub reserved: [u8; 5],
+    pub reserved: [u8; 4],
 }
 
 /// Words of 64 bits in a key.

@@ -120,6 +120,53 @@ impl Ages {
         }
         reason
     }
+
+    /// True if the flow has been silent for no longer than the idle timeout: a packet now goes on with its conversation.
+    #[inline(always)]
+    fn fresh(&self, now: u64, timeouts: &Timeouts) -> bool {
+        now <= self.last.wrapping_add(timeouts.idle)
+    }
+
+    /// What is to be done with the flow at `now`, no packet of it having come.
+    pub fn fate(&self, now: u64, timeouts: &Timeouts) -> Fate {
+        match self.expired(now, timeouts) {
+            None => Fate::Living,
+            Some(EndReason::Active) if self.fresh(now, timeouts) => Fate::Cut,
+            Some(reason) => Fate::Ended(reason),
+        }
+    }
+
+    /// The first time at which [`fate`](Self::fate) says something else than it does at `now`; for a flow that lives
+    /// or is cut.
+    pub fn next_change(&self, now: u64, timeouts: &Timeouts) -> u64 {
+        let idle = self.last.wrapping_add(timeouts.idle);
+        let active = self.first.wrapping_add(timeouts.active);
+        let linger = self.closed.map_or(u64::MAX, |(closed_at, _)| closed_at.wrapping_add(timeouts.linger));
+        let earliest = [idle, active, linger].into_iter().filter(|&deadline| deadline >= now).min();
+        earliest.unwrap_or(idle).wrapping_add(1)
+    }
+}
+
+/// What the clock makes of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on.
+    Living,
+    /// Past its active timeout, so that no packet will be counted in it any more and its record is complete; but its
+    /// conversation is not idle. Its slot is kept until it is, or until the next packet, so that this finds there who
+    /// the initiator is, however late or early the clock was looked at.
+    Cut,
+    /// It has ended.
+    Ended(EndReason),
+}
+
+/// How a packet ended the flow before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Why.
+    pub reason: EndReason,
+    /// True if the packet goes on with the same conversation, see [`crate::flow::Opening::continuing`].
+    pub continued: bool,
 }
 
 /// One direction's part of [`Ages`].
@@ -160,18 +207,18 @@ impl From<Half> for Ages {
 
 /// Whether the flow has ended before `packet`, seen at `now`, so that the packet opens a new one.
 #[inline(always)]
-pub fn ended_before(state: &FlowState, packet: &Packet, now: u64, timeouts: &Timeouts) -> Option<EndReason> {
+pub fn ended_before(state: &FlowState, packet: &Packet, now: u64, timeouts: &Timeouts) -> Option<Ending> {
     // SAFETY: a reference points to a readable flow.
     let ages = unsafe { Ages::read(state) }?;
-    let by_clock = ages.expired(now, timeouts);
-    if by_clock.is_some() {
-        return by_clock;
+    if let Some(reason) = ages.expired(now, timeouts) {
+        let continued = matches!(reason, EndReason::Active) && ages.fresh(now, timeouts);
+        return Some(Ending { reason, continued });
     }
     if packet.key.protocol == protocol::TCP
         && packet.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
     {
-        if let Some((_, why)) = ages.closed {
-            return Some(why);
+        if let Some((_, reason)) = ages.closed {
+            return Some(Ending { reason, continued: false });
         }
         let [a, b] = &state.directions;
         let own = if packet.direction & 1 == 0 { a } else { b };
@@ -179,7 +226,7 @@ pub fn ended_before(state: &FlowState, packet: &Packet, now: u64, timeouts: &Tim
             && own.initial_sequence != packet.sequence
             && now.saturating_sub(ages.last) > TWICE_SEGMENT_LIFETIME
         {
-            return Some(EndReason::PortReuse);
+            return Some(Ending { reason: EndReason::PortReuse, continued: false });
         }
     }
     None

@@ -26,10 +26,18 @@ pub mod tcp_flags {
 pub mod protocol {
     /// ICMP for IPv4 (RFC 792).
     pub const ICMP: u8 = 1;
+    /// IPv4 in IP (RFC 2003).
+    pub const IPV4: u8 = 4;
     /// TCP (RFC 9293).
     pub const TCP: u8 = 6;
     /// UDP (RFC 768).
     pub const UDP: u8 = 17;
+    /// IPv6 in IP (RFC 2473, RFC 4213).
+    pub const IPV6: u8 = 41;
+    /// Generic routing encapsulation (RFC 2784).
+    pub const GRE: u8 = 47;
+    /// Authentication header (RFC 4302).
+    pub const AUTHENTICATION: u8 = 51;
     /// ICMP for IPv6 (RFC 4443).
     pub const ICMPV6: u8 = 58;
     /// SCTP (RFC 9260).
@@ -47,7 +55,8 @@ pub struct Packet {
     pub flags: u8,
     /// Length of the transport header in bytes: TCP data offset x 4, UDP 8, SCTP 12, ICMP 8, otherwise 0.
     pub header: u16,
-    /// TCP window as sent, not scaled; 0 for other protocols.
+    /// TCP window as sent, not scaled. Of ICMP, which has none, the message's type (high byte) and code (low byte).
+    /// 0 for other protocols.
     pub window: u16,
     /// How many packets this will be on the wire: 1, or more for a segmentation super-packet seen on egress.
     pub segments: u16,

@@ -22,9 +22,9 @@
 //!   tries again. If both do so, time and again, the packet is folded and counted: never two flows for one key.
 
 use crate::config::Timeouts;
-use crate::flow::{Entry, initiator};
+use crate::flow::{Entry, Opening};
 use crate::key::FlowKey;
-use crate::lifecycle::{EndReason, ended_before};
+use crate::lifecycle::ended_before;
 use crate::packet::Packet;
 
 /// Slots of a bucket: eight tags fill a cache line.
@@ -135,7 +135,7 @@ pub fn find_or_open<M: Memory>(
     timeouts: &Timeouts,
 ) -> Result<Found, NoSlot> {
     let mut ended = None;
-    let mut first_sender = initiator(packet);
+    let mut opening = Opening::of(packet);
     let Hit { slot, entry } = find(memory, place, &packet.key);
     if !entry.is_null() {
         let tag = place.hash | state::LIVE;
@@ -146,12 +146,11 @@ pub fn find_or_open<M: Memory>(
             None => {
                 return Ok(Found { slot, tag, entry, opened: false, ended: None });
             }
-            Some(reason) => {
-                if reason == EndReason::Active {
-                    // A segment of a longer conversation: who opened that is still the initiator.
-                    first_sender = flow.initiator;
+            Some(ending) => {
+                if ending.continued {
+                    opening = Opening::continuing(flow);
                 }
-                flow.end_reason = reason as u8;
+                flow.end_reason = ending.reason as u8;
                 if retire(memory, slot, tag) {
                     ended = Some(Ended { slot, tag });
                 }
@@ -160,7 +159,7 @@ pub fn find_or_open<M: Memory>(
     }
     let mut attempt = 0;
     while attempt < ATTEMPTS {
-        match open(memory, place, packet, first_sender) {
+        match open(memory, place, packet, opening) {
             Open::Opened(Hit { slot, entry }) => {
                 return Ok(Found { slot, tag: place.hash | state::LIVE, entry, opened: true, ended });
             }
@@ -226,7 +225,7 @@ enum Open {
 
 /// Claims an empty slot, in the bucket that has more of them, and publishes a flow without packets in it.
 #[inline(always)]
-fn open<M: Memory>(memory: &M, place: &Place, packet: &Packet, first_sender: u8) -> Open {
+fn open<M: Memory>(memory: &M, place: &Place, packet: &Packet, opening: Opening) -> Open {
     let (first, second) = (occupied(memory, place.buckets[0]), occupied(memory, place.buckets[1]));
     let (index, mask) = if second.count_ones() < first.count_ones() {
         (place.buckets[1], second)
@@ -255,7 +254,7 @@ fn open<M: Memory>(memory: &M, place: &Place, packet: &Packet, first_sender: u8)
         return Open::Full;
     };
     // SAFETY: this program alone moved the tag from EMPTY to CLAIMING; nobody else touches the entry.
-    unsafe { Entry::write_opened(entry, packet, first_sender) };
+    unsafe { Entry::write_opened(entry, packet, opening) };
     word.publish(place.hash | state::LIVE);
     Open::Opened(Hit { slot, entry })
 }

@@ -19,7 +19,7 @@ static CONFIG: KernelConfig = KernelConfig {
     bucket_mask: 0,
     interface_multiplier: 1,
     events_opened: 0,
-    reserved: 0,
+    tunnels: 0,
 };
 
 /// The settings as loaded.

@@ -6,7 +6,7 @@ use aya_log_ebpf::warn;
 use flowmeter_common::counter::{InterfaceCounters, Skip};
 use flowmeter_common::event::reason;
 use flowmeter_common::packet::Packet;
-use flowmeter_common::parse::parse_ethernet;
+use flowmeter_common::parse::{Look, parse_ethernet};
 use flowmeter_common::table::{Place, find_or_open};
 
 use crate::count::Counters;
@@ -102,7 +102,7 @@ fn parse(start: usize, end: usize, wire_len: usize, interface: u32, packet: *mut
     // SAFETY: the caller took them from its context, and nothing has moved the packet since. The packet's own memory
     // is free until it is written as a whole.
     let frame = unsafe { KernelFrame::from_parts(start, end, wire_len, &raw mut (*packet).sequence) };
-    match parse_ethernet(&frame, interface) {
+    match parse_ethernet(&frame, interface, Look { tunnels: config().tunnels != 0 }) {
         Ok(parsed) => {
             // SAFETY: this CPU's own copy; nothing else runs on it until the program returns.
             unsafe { *packet = parsed };

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use flowmeter_common::parse::Look;
+
 use crate::features::DEFAULT_SET;
 
 /// Watches network traffic, turns packets into flows, and tells the malicious from the benign.
@@ -20,7 +22,10 @@ use crate::features::DEFAULT_SET;
   flowmeter live --interface eth0                       verdicts on the standard output
   flowmeter live --interface eth0 --log verdicts.jsonl  verdicts to a file
   flowmeter pcap capture.pcap.gz                        the same for a capture file
-  flowmeter pcap *.pcap --format csv --output flows.csv every feature of every flow, for training
+  flowmeter pcap *.pcap --format parquet --output flows.parquet
+                                                        every feature of every flow, for training
+  flowmeter pcap day.pcap --format csv --set cic-fixed/v1 --no-model
+                                                        the columns of CICFlowMeter
   flowmeter doctor                                      what this machine can do
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 done but some captures could not be read."
@@ -46,7 +51,7 @@ pub enum Command {
     Pcap(Pcap),
     /// Check a model file against the contract.
     Model(ModelArgs),
-    /// Print the reference page of a feature set.
+    /// Print the reference page of a feature set, or the list of sets.
     Features(Features),
     /// Look at what this machine offers, and say what is missing.
     Doctor(Scoring),
@@ -95,6 +100,12 @@ pub struct Live {
     /// How often a `stats` line is written.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub stats_interval: Duration,
+    /// How flows are written.
+    #[command(flatten)]
+    pub writing: Writing,
+    /// How packets are read.
+    #[command(flatten)]
+    pub parsing: Parsing,
     /// When flows end.
     #[command(flatten)]
     pub timing: Timing,
@@ -103,30 +114,65 @@ pub struct Live {
     pub scoring: Scoring,
 }
 
-/// Output formats of `pcap`.
+/// Formats in which flows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// The verdict log: one JSON object a line.
     Jsonl,
-    /// A table with every feature of the set.
+    /// A table with every feature of the set, comma-separated, with a header.
     Csv,
+    /// The same table as Apache Parquet, with typed columns.
+    Parquet,
+}
+
+/// How flows are written.
+#[derive(Clone, Debug, Args)]
+pub struct Writing {
+    /// How flows are written.
+    #[arg(short, long, value_enum, default_value_t = Format::Jsonl)]
+    pub format: Format,
+    /// Feature set of the columns, see `flowmeter features`; the model takes its own whatever is written.
+    #[arg(long, value_name = "ID", default_value = DEFAULT_SET.id)]
+    pub set: String,
+    /// Write every feature into the JSON lines, too; tables always have them.
+    #[arg(long)]
+    pub features: bool,
+}
+
+/// How packets are read.
+#[derive(Clone, Debug, Args)]
+pub struct Parsing {
+    /// Look into tunnels (IP in IP, GRE, VXLAN, Geneve): what is inside makes flows of its own, marked with the tunnel's
+    /// identifier, instead of one flow between the tunnel's ends.
+    #[arg(long)]
+    pub tunnels: bool,
+}
+
+impl Parsing {
+    /// In the core's terms.
+    pub fn look(&self) -> Look {
+        Look { tunnels: self.tunnels }
+    }
 }
 
 /// Arguments of `pcap`.
 #[derive(Debug, Args)]
 pub struct Pcap {
-    /// Captures, each read on its own.
+    /// Captures, each read on its own; `-` is the standard input.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// How flows are written.
-    #[arg(short, long, value_enum, default_value_t = Format::Jsonl)]
-    pub format: Format,
     /// Where flows go: a file, or `-` for the standard output.
     #[arg(short, long, value_name = "PATH", default_value = "-")]
     pub output: PathBuf,
-    /// Feature set of the columns, see `flowmeter features`.
-    #[arg(long, value_name = "ID", default_value = DEFAULT_SET.id)]
-    pub set: String,
+    /// Captures read at the same time; by default as many as there are processors. The output does not depend on it.
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: Option<u16>,
+    /// How flows are written.
+    #[command(flatten)]
+    pub writing: Writing,
+    /// How packets are read.
+    #[command(flatten)]
+    pub parsing: Parsing,
     /// When flows end.
     #[command(flatten)]
     pub timing: Timing,
@@ -159,9 +205,9 @@ pub enum ModelCommand {
 /// Arguments of `features`.
 #[derive(Debug, Args)]
 pub struct Features {
-    /// The set to print.
-    #[arg(long, value_name = "ID", default_value = DEFAULT_SET.id)]
-    pub set: String,
+    /// The set to print; without it, all sets are listed.
+    #[arg(long, value_name = "ID")]
+    pub set: Option<String>,
 }
 
 /// A time with its unit: 500ms, 90s, 15m, 1h; a bare number is seconds.

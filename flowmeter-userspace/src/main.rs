@@ -24,10 +24,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Live(args) => command::live::run(args),
         Command::Pcap(args) => command::pcap::run(args),
         Command::Doctor(args) => command::doctor::run(args),
-        Command::Features(args) => {
-            print!("{}", command::feature_set(&args.set)?.reference());
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Features(args) => command::features(args.set.as_deref()),
         Command::Model(args) => match &args.command {
             ModelCommand::Check { file, onnxruntime } => command::check_model(file, onnxruntime.as_deref()),
         },
@@ -38,11 +35,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
 fn start_log(cli: &Cli) {
     let level = match (cli.quiet, cli.verbose) {
         (true, _) => "error",
-        (false, 0) => match cli.command {
-            // Captures are read by scripts; the interface is watched by people.
-            Command::Pcap(_) => "warn",
-            _ => "info",
-        },
+        (false, 0) => "info",
         (false, 1) => "info,flowmeter=debug",
         (false, _) => "debug",
     };

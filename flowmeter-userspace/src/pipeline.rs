@@ -30,7 +30,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Flows are given `set`'s features, judged by `judge` if there is one, and written to `sink`.
+    /// Flows are given `set`'s features, judged by `judge` (by its own set's) if there is one, and written to `sink`.
     pub fn new(set: &'static FeatureSet, judge: Option<Judge>, sink: Box<dyn Sink>) -> Self {
         Self { set, judge, sink, counts: PipelineCounts::default(), scoring_failed: false }
     }
@@ -50,7 +50,7 @@ impl Pipeline {
         observed: impl Fn(&FlowRecord) -> Option<&'a str>,
     ) -> Result<Vec<Feedback>> {
         let batch = Batch::of(records, self.set);
-        let judged = self.judge(&batch);
+        let judged = self.judge(records, &batch);
         let (threshold, model) = match &self.judge {
             Some(judge) => (Some(judge.threshold()), Some(judge.name())),
             None => (None, None),
@@ -94,6 +94,14 @@ impl Pipeline {
         self.sink.flush()
     }
 
+    /// Writes what belongs at the end; nothing can be processed afterwards.
+    ///
+    /// # Errors
+    /// The sink cannot be written to.
+    pub fn finish(&mut self) -> Result<()> {
+        self.sink.finish()
+    }
+
     /// Hands everything to the system.
     ///
     /// # Errors
@@ -102,11 +110,16 @@ impl Pipeline {
         self.sink.flush()
     }
 
-    fn judge(&mut self, batch: &Batch) -> Vec<Judged> {
+    fn judge(&mut self, records: &[FlowRecord], batch: &Batch) -> Vec<Judged> {
         let Some(judge) = &mut self.judge else {
             return Vec::new();
         };
-        match judge.judge(batch) {
+        let outcome = if judge.feature_set().id == self.set.id {
+            judge.judge(batch)
+        } else {
+            judge.judge(&Batch::of(records, judge.feature_set()))
+        };
+        match outcome {
             Ok(judged) => judged,
             Err(error) => {
                 if !self.scoring_failed {

@@ -26,6 +26,15 @@ pub struct Stats {
     pub last: bool,
 }
 
+impl Stats {
+    /// Says the accounts among the diagnostics: for formats that have no place for them.
+    pub fn log(&self) {
+        for account in &self.interfaces {
+            log::info!("{}", account.line());
+        }
+    }
+}
+
 /// Flows by where they are.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct FlowCounts {

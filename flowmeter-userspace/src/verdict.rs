@@ -106,6 +106,11 @@ impl Judge {
         self.model.name()
     }
 
+    /// The set that the model takes its inputs from.
+    pub fn feature_set(&self) -> &'static FeatureSet {
+        self.set
+    }
+
     /// Score from which a flow is called malicious.
     pub fn threshold(&self) -> f64 {
         self.model.thresholds().malicious

@@ -1,8 +1,10 @@
 //! IPv4 (RFC 791) and IPv6 (RFC 8200) headers, with options, extension headers and fragments.
 
+use super::{Network, ethernet};
 use crate::counter::Skip;
 use crate::frame::Frame;
 use crate::key::mapped_ipv4;
+use crate::packet::protocol;
 
 /// What the network layer leaves for the transport layer.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +37,6 @@ mod next_header {
     pub const HOP_BY_HOP: u8 = 0;
     pub const ROUTING: u8 = 43;
     pub const FRAGMENT: u8 = 44;
-    pub const AUTHENTICATION: u8 = 51;
     pub const NONE: u8 = 59;
     pub const DESTINATION: u8 = 60;
     pub const MOBILITY: u8 = 135;
@@ -51,34 +52,60 @@ fn bounded_size(claimed: u32, wire_len: usize, offset: usize) -> u32 {
     if claimed == 0 || claimed > available { available } else { claimed }
 }
 
+/// Reads the network header that a link or a tunnel led to.
 #[inline(always)]
-pub(super) fn read_v4<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip> {
+pub(super) fn read<F: Frame>(frame: &F, found: &Network) -> Result<Layer, Skip> {
+    match found.ethertype {
+        ethernet::ETHERTYPE_IPV4 => read_v4(frame, found.offset),
+        ethernet::ETHERTYPE_IPV6 => read_v6(frame, found.offset),
+        _ => Err(Skip::NotIp),
+    }
+}
+
+/// Length of an authentication header whose length field is `field`: words of four bytes, less two (RFC 4302).
+#[inline(always)]
+const fn authentication_length(field: u8) -> usize {
+    (field as usize + 2) * 4
+}
+
+#[inline(always)]
+fn read_v4<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip> {
     let words: [u32; 5] = frame.read(offset).ok_or(Skip::TruncatedIpv4)?;
     let first = u32::from_be(words[0]);
-    let headers = ((first >> 24) & 0xf) * 4;
+    let mut headers = ((first >> 24) & 0xf) * 4;
     let total = first & 0xffff;
     if first >> 28 != 4 || headers < IPV4_HEADER || (total != 0 && total < headers) {
         return Err(Skip::BadIpv4);
     }
     let fragment = u32::from_be(words[1]) as u16;
     let size = bounded_size(total, frame.wire_len(), offset);
+    let later_fragment = fragment & IPV4_FRAGMENT_OFFSET != 0;
+    let mut protocol = (u32::from_be(words[2]) >> 16) as u8;
+    let mut end = offset + headers as usize;
+    if protocol == protocol::AUTHENTICATION && !later_fragment {
+        let [following, length]: [u8; 2] = frame.read(end).ok_or(Skip::TruncatedIpv4)?;
+        let length = authentication_length(length);
+        protocol = following;
+        headers += length as u32;
+        end = frame.forget(end + length);
+    }
     if size < headers {
         return Err(Skip::TruncatedIpv4);
     }
     Ok(Layer {
         version: 4,
-        protocol: (u32::from_be(words[2]) >> 16) as u8,
-        later_fragment: fragment & IPV4_FRAGMENT_OFFSET != 0,
+        protocol,
+        later_fragment,
         from: mapped_ipv4(words[3]),
         to: mapped_ipv4(words[4]),
-        offset: offset + headers as usize,
+        offset: end,
         size,
         headers,
     })
 }
 
 #[inline(always)]
-pub(super) fn read_v6<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip> {
+fn read_v6<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip> {
     let fixed: [u32; 10] = frame.read(offset).ok_or(Skip::TruncatedIpv6)?;
     let first = u32::from_be(fixed[0]);
     if first >> 28 != 6 {
@@ -103,7 +130,7 @@ pub(super) fn read_v6<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip>
             | next_header::MOBILITY
             | next_header::HIP
             | next_header::SHIM6
-            | next_header::AUTHENTICATION
+            | protocol::AUTHENTICATION
             | next_header::FRAGMENT => {
                 let [following, length]: [u8; 2] = frame.read(at).ok_or(Skip::TruncatedIpv6)?;
                 let length = match next {
@@ -112,8 +139,7 @@ pub(super) fn read_v6<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip>
                         later_fragment = u16::from_be(place) & IPV6_FRAGMENT_OFFSET != 0;
                         8
                     }
-                    // RFC 4302 counts the authentication header in words of four bytes, less two.
-                    next_header::AUTHENTICATION => (usize::from(length) + 2) * 4,
+                    protocol::AUTHENTICATION => authentication_length(length),
                     _ => (usize::from(length) + 1) * 8,
                 };
                 next = following;

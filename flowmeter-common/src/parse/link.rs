@@ -36,6 +36,7 @@ pub mod link_type {
 
 const PPP_IPV4: u16 = 0x0021;
 const PPP_IPV6: u16 = 0x0057;
+const PPP_MPLS: u16 = 0x0281;
 /// Address and control field of HDLC-like framing.
 const PPP_ADDRESS_CONTROL: u16 = 0xff03;
 
@@ -63,18 +64,12 @@ pub(super) fn read<F: Frame>(frame: &F, link: u32) -> Result<Network, Skip> {
 /// A header with an EtherType at `protocol`, the network header or VLAN tags following at `end`.
 fn cooked<F: Frame>(frame: &F, protocol: usize, end: usize) -> Result<Network, Skip> {
     let ethertype = u16::from_be(frame.read(protocol).ok_or(Skip::TruncatedLink)?);
-    ethernet::tags(frame, Network { ethertype, offset: end, ..Network::default() })
+    ethernet::payload(frame, Network { ethertype, offset: end, ..Network::default() })
 }
 
 /// IP without a link header.
 fn raw<F: Frame>(frame: &F, offset: usize) -> Result<Network, Skip> {
-    let first: u8 = frame.read(offset).ok_or(Skip::TruncatedLink)?;
-    let ethertype = match first >> 4 {
-        4 => ethernet::ETHERTYPE_IPV4,
-        6 => ethernet::ETHERTYPE_IPV6,
-        _ => return Err(Skip::NotIp),
-    };
-    Ok(Network { ethertype, offset, ..Network::default() })
+    Ok(Network { ethertype: ethernet::ip_ethertype(frame, offset)?, offset, ..Network::default() })
 }
 
 /// Four bytes of address family in either byte order. AF_INET is 2 everywhere, AF_INET6 is 10, 24, 28 or 30.
@@ -102,10 +97,17 @@ fn ppp<F: Frame>(frame: &F) -> Result<Network, Skip> {
         offset += 2;
         whole
     };
-    let ethertype = match protocol {
-        PPP_IPV4 => ethernet::ETHERTYPE_IPV4,
-        PPP_IPV6 => ethernet::ETHERTYPE_IPV6,
-        _ => return Err(Skip::NotIp),
-    };
-    Ok(Network { ethertype, offset, ..Network::default() })
+    let ethertype = ppp_ethertype(protocol).ok_or(Skip::NotIp)?;
+    ethernet::payload(frame, Network { ethertype, offset, ..Network::default() })
+}
+
+/// The EtherType of what a PPP protocol number announces; `None` if it is not looked into.
+#[inline(always)]
+pub(super) const fn ppp_ethertype(protocol: u16) -> Option<u16> {
+    match protocol {
+        PPP_IPV4 => Some(ethernet::ETHERTYPE_IPV4),
+        PPP_IPV6 => Some(ethernet::ETHERTYPE_IPV6),
+        PPP_MPLS => Some(ethernet::ETHERTYPE_MPLS),
+        _ => None,
+    }
 }

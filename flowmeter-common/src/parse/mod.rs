@@ -1,7 +1,7 @@
 //! A frame becomes a packet, or a named reason why it is not counted.
 //!
 //! Each file reads one layer and returns what follows it: [`ethernet`] or [`link`] finds the network header,
-//! `ip` the transport header, `transport` fills in the rest.
+//! `ip` the transport header, `tunnel` another network header where that is wanted, `transport` fills in the rest.
 //!
 //! ICMP has no ports. A query and its reply (echo, timestamp, ...) are one flow: the asking side has the request's
 //! type for a port, the answering side the identifier. Any other message has its type as the source port and its
@@ -11,6 +11,7 @@ pub mod ethernet;
 mod ip;
 pub mod link;
 mod transport;
+mod tunnel;
 
 use crate::counter::Skip;
 use crate::frame::Frame;
@@ -30,25 +31,34 @@ struct Network {
     inner_vlan: u16,
 }
 
+/// How deep to look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Whether a packet inside a tunnel (IP in IP, GRE, VXLAN, Geneve) stands for itself, its flow keyed with the
+    /// tunnel's identifier, instead of belonging to the flow of the tunnel. What is inside counts then: its length,
+    /// its VLAN tags, its way of not being counted.
+    pub tunnels: bool,
+}
+
 /// Parses an Ethernet frame seen on `interface` (0 in captures).
 ///
 /// # Errors
 /// The reason why the packet cannot be counted in a flow.
 #[inline(always)]
-pub fn parse_ethernet<F: Frame>(frame: &F, interface: u32) -> Result<Packet, Skip> {
-    network(frame, ethernet::read(frame, 0)?, interface)
+pub fn parse_ethernet<F: Frame>(frame: &F, interface: u32, look: Look) -> Result<Packet, Skip> {
+    network(frame, ethernet::read(frame, 0)?, interface, look)
 }
 
 /// Parses a frame of a capture with the given link type (libpcap's LINKTYPE registry).
 ///
 /// # Errors
 /// The reason why the packet cannot be counted in a flow.
-pub fn parse_link<F: Frame>(frame: &F, link_type: u32) -> Result<Packet, Skip> {
-    network(frame, link::read(frame, link_type)?, 0)
+pub fn parse_link<F: Frame>(frame: &F, link_type: u32, look: Look) -> Result<Packet, Skip> {
+    network(frame, link::read(frame, link_type)?, 0, look)
 }
 
 #[inline(always)]
-fn network<F: Frame>(frame: &F, found: Network, interface: u32) -> Result<Packet, Skip> {
+fn network<F: Frame>(frame: &F, found: Network, interface: u32, look: Look) -> Result<Packet, Skip> {
     let mut packet = Packet {
         key: FlowKey {
             outer_vlan: found.outer_vlan,
@@ -67,11 +77,16 @@ fn network<F: Frame>(frame: &F, found: Network, interface: u32) -> Result<Packet
         sequence: 0,
         acknowledgement: 0,
     };
-    let layer = match found.ethertype {
-        ethernet::ETHERTYPE_IPV4 => ip::read_v4(frame, found.offset)?,
-        ethernet::ETHERTYPE_IPV6 => ip::read_v6(frame, found.offset)?,
-        _ => return Err(Skip::NotIp),
-    };
+    let mut layer = ip::read(frame, &found)?;
+    if look.tunnels
+        && let Some(inner) = tunnel::enter(frame, &layer)
+    {
+        packet.key.outer_vlan = inner.network.outer_vlan;
+        packet.key.inner_vlan = inner.network.inner_vlan;
+        packet.key.tunnel = inner.kind;
+        packet.key.tunnel_id = inner.id;
+        layer = ip::read(frame, &inner.network)?;
+    }
     transport::read(frame, &layer, &mut packet)?;
     Ok(packet)
 }

@@ -52,6 +52,7 @@ pub(super) fn read<F: Frame>(frame: &F, layer: &Layer, packet: &mut Packet) -> R
             protocol::ICMP | protocol::ICMPV6 => {
                 header = ICMP_HEADER;
                 let words: [u32; 2] = frame.read(offset).ok_or(Skip::TruncatedTransport)?;
+                packet.window = (u32::from_be(words[0]) >> 16) as u16;
                 (from_port, to_port, packet.key.kind) =
                     icmp_ports(layer.protocol, u32::from_be(words[0]), u32::from_be(words[1]));
             }

@@ -11,13 +11,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::judge;
-use crate::cli::Live;
-use crate::features::DEFAULT_SET;
+use super::{feature_set, judge};
+use crate::cli::{Live, Writing};
 use crate::kernel::{self, Counters, Kernel, Loaded, Settings, SharedTable, TableSize, clock};
 use crate::pipeline::{Feedback, Pipeline};
 use crate::record::FlowRecord;
-use crate::sink::{self, jsonl::JsonLines};
+use crate::sink::{self, table::Extent};
 use crate::source::live::{Harvested, Harvester};
 use crate::stats::{Account, FlowCounts, PipelineCounts, Stats};
 
@@ -51,13 +50,17 @@ pub fn run(args: &Live) -> Result<ExitCode> {
         interfaces: args.interface.clone(),
         egress: !args.no_egress,
         timeouts: args.timing.timeouts(),
+        look: args.parsing.look(),
         size,
     };
+    let set = feature_set(&args.writing.set)?;
     // Everything that can be refused is refused before anything is attached.
     let Loaded { kernel, table, ring, counters } = Kernel::load(&settings)?;
-    let judge = judge(&args.scoring, DEFAULT_SET)?;
-    let sink = Box::new(JsonLines::new(sink::open(&args.log)?));
-    let pipeline = Pipeline::new(DEFAULT_SET, judge, sink);
+    let judge = judge(&args.scoring)?;
+    let extent = Extent { scored: judge.is_some(), several: args.interface.len() > 1 };
+    let Writing { format, features, .. } = args.writing;
+    let sink = sink::make(format, sink::open(&args.log)?, set, extent, features)?;
+    let pipeline = Pipeline::new(set, judge, sink);
     let table = Arc::new(table);
     let harvester = Harvester::new(Arc::clone(&table), ring, settings.timeouts);
     let parts = Parts { kernel, counters, table, harvester, pipeline };
@@ -207,7 +210,7 @@ fn spawn_pipeline(
                 pipeline.flush()?;
             }
         }
-        pipeline.flush()
+        pipeline.finish()
     })
 }
 

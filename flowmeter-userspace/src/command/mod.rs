@@ -7,7 +7,7 @@ pub mod pcap;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use flowmeter_common::config::Timeouts;
 
 use crate::cli::{Scoring, Timing};
@@ -44,21 +44,14 @@ pub fn feature_set(id: &str) -> Result<&'static FeatureSet> {
 ///
 /// # Errors
 /// ONNX Runtime is missing or broken, or the model breaks the contract.
-pub fn judge(scoring: &Scoring, set: &'static FeatureSet) -> Result<Option<Judge>> {
+pub fn judge(scoring: &Scoring) -> Result<Option<Judge>> {
     if scoring.no_model {
         return Ok(None);
     }
     let runtime = Runtime::load(scoring.onnxruntime.as_deref())
         .context("cannot score without ONNX Runtime (`--no-model` meters without verdicts)")?;
     let model = model(scoring.model.as_deref(), &runtime)?;
-    if model.feature_set() != set.id {
-        bail!(
-            "model {} takes the features of {}, but --set asks for {}; leave --set out, or give --no-model",
-            model.name(),
-            model.feature_set(),
-            set.id
-        );
-    }
+    let set = feature_set(model.feature_set())?;
     log::info!("scoring with {}, threshold {}", model.name(), model.thresholds().malicious);
     Ok(Some(Judge::new(model, set)))
 }
@@ -73,6 +66,23 @@ pub fn model(path: Option<&Path>, runtime: &Runtime) -> Result<Model> {
         Some(path) => Model::load(path, runtime, &known),
         None => Model::from_bytes(BUILT_IN, "the built-in model", runtime, &known),
     }
+}
+
+/// Prints the reference page of a set, or what sets there are.
+///
+/// # Errors
+/// There is no such set.
+pub fn features(id: Option<&str>) -> Result<ExitCode> {
+    match id {
+        Some(id) => print!("{}", feature_set(id)?.reference()),
+        None => {
+            println!("Feature sets; `flowmeter features --set ID` prints one:\n");
+            for set in SETS {
+                println!("{:<14} {:>3} columns", set.id, set.identity.len() + set.names().len());
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Checks a model file and prints what was found of each part of the contract.

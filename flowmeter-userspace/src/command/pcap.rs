@@ -1,80 +1,235 @@
 //! `flowmeter pcap`: captures to flows and verdicts.
+//!
+//! Captures are read on threads of their own, a few at a time; one thread finishes, scores and writes, capture after
+//! capture in the order given, so that the output is the same however many are read at once. The queues between are
+//! short: a reader that is ahead waits.
 
 use std::io::IsTerminal as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{feature_set, judge};
-use crate::cli::{Format, Pcap};
+use crate::cli::Pcap;
 use crate::pipeline::Pipeline;
 use crate::record::FlowRecord;
-use crate::sink::{self, Sink, csv::Csv, jsonl::JsonLines};
-use crate::source::pcap::{self, Summary};
+use crate::sink::{self, table::Extent};
+use crate::source::pcap::{self, Settings, Summary};
 use crate::stats::{Account, PipelineCounts};
 
 /// Flows that are finished and scored together: large enough for the model's fixed cost to vanish.
 const BATCH: usize = 512;
+/// Batches that wait for the writer, per capture: half a MiB each.
+const QUEUE: usize = 4;
+/// Captures up to which each has a line of its own in the diagnostics.
+const FEW: usize = 16;
 
 /// Exit code when some captures could not be read to their end.
 const SOME_FAILED: u8 = 3;
+/// Exit code after Ctrl-C or SIGTERM, as shells give it for the former.
+const INTERRUPTED: u8 = 130;
+
+/// What a reader sends.
+enum Message {
+    Flows(Vec<FlowRecord>),
+    End(Box<Summary>),
+}
 
 /// Reads all captures; one that cannot be read is reported, and the others are read all the same.
 ///
 /// # Errors
 /// The model, the set or the output is wrong.
 pub fn run(args: &Pcap) -> Result<ExitCode> {
-    let set = feature_set(&args.set)?;
-    let judge = judge(&args.scoring, set)?;
+    let set = feature_set(&args.writing.set)?;
+    let judge = judge(&args.scoring)?;
+    let extent = Extent { scored: judge.is_some(), several: args.files.len() > 1 };
     let out = sink::open(&args.output)?;
-    let sink: Box<dyn Sink> = match args.format {
-        Format::Jsonl => Box::new(JsonLines::new(out)),
-        Format::Csv => Box::new(Csv::new(out, set)?),
-    };
+    let sink = sink::make(args.writing.format, out, set, extent, args.writing.features)?;
     let mut pipeline = Pipeline::new(set, judge, sink);
+    let settings = Settings { timeouts: args.timing.timeouts(), look: args.parsing.look() };
+    let stop = stop_on_signal()?;
+    let jobs = args.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+
     let mut found = Found::default();
-    for file in &args.files {
-        match read(file, args, &mut pipeline) {
-            Ok(summary) => found.take(file, summary),
-            Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
-            Err(error) => return Err(error),
-        }
+    match read_all(&args.files, &settings, jobs, &stop, &mut pipeline, &mut found) {
+        Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
+        outcome => outcome?,
     }
-    match pipeline.flush() {
+    match pipeline.finish() {
         Err(error) if !is_broken_pipe(&error) => return Err(error),
         _ => {}
     }
     Ok(found.report(args.files.len(), pipeline.counts()))
 }
 
+/// Set at the first Ctrl-C or SIGTERM: what has been read so far is written out. The second ends the process at once.
+fn stop_on_signal() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _context = runtime.enter();
+        let interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+        (interrupt, signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?)
+    };
+    thread::spawn(move || {
+        runtime.block_on(async move {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if flag.swap(true, Ordering::Relaxed) {
+                    std::process::exit(INTERRUPTED.into());
+                }
+                log::warn!("stopping; what has been read is written out (again to leave at once)");
+            }
+        });
+    });
+    Ok(stop)
+}
+
+/// Takes all captures through all stages.
+fn read_all(
+    files: &[PathBuf],
+    settings: &Settings,
+    jobs: usize,
+    stop: &AtomicBool,
+    pipeline: &mut Pipeline,
+    found: &mut Found,
+) -> Result<()> {
+    let progress = Progress::new(files);
+    let next = AtomicUsize::new(0);
+    let (senders, receivers): (Vec<_>, Vec<_>) = files.iter().map(|_| sync_channel(QUEUE)).unzip();
+    let outcome = thread::scope(|scope| {
+        for _ in 0..jobs.min(files.len()) {
+            // Readers take the captures in order, so that the one the writer waits for is always being read.
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    let (Some(file), Some(sender)) = (files.get(i), senders.get(i)) else {
+                        break;
+                    };
+                    read(file, settings, stop, sender, &progress);
+                }
+            });
+        }
+        // By value: when writing fails, the receivers are dropped and the readers find nobody to send to.
+        for (file, receiver) in files.iter().zip(receivers) {
+            write(file, receiver, pipeline, found, files.len())?;
+        }
+        Ok(())
+    });
+    progress.finish();
+    outcome
+}
+
+/// Reads one capture on a reader's thread.
+fn read(
+    file: &Path,
+    settings: &Settings,
+    stop: &AtomicBool,
+    sender: &SyncSender<Message>,
+    progress: &Progress,
+) {
+    let mut batch: Vec<FlowRecord> = Vec::with_capacity(BATCH);
+    let send = |message| sender.send(message).map_err(|_| anyhow!("writing has ended"));
+    let mut give = |record: FlowRecord| {
+        batch.push(record);
+        if batch.len() < BATCH {
+            return Ok(());
+        }
+        send(Message::Flows(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))))
+    };
+    let mut before = 0;
+    let summary = if stop.load(Ordering::Relaxed) {
+        Ok(Summary { stopped: true, ..Summary::default() })
+    } else {
+        pcap::read(file, settings, stop, &mut give, |position| {
+            progress.advance(position - before);
+            before = position;
+        })
+    };
+    // Failures here mean that the writer has failed, and says so itself.
+    if let Ok(summary) = summary
+        && send(Message::Flows(batch)).is_ok()
+    {
+        let _ = send(Message::End(Box::new(summary)));
+    }
+}
+
+/// Finishes, scores and writes the flows of one capture.
+fn write(
+    file: &Path,
+    receiver: Receiver<Message>,
+    pipeline: &mut Pipeline,
+    found: &mut Found,
+    files: usize,
+) -> Result<()> {
+    let name = file.display().to_string();
+    for message in receiver {
+        match message {
+            Message::Flows(flows) => {
+                pipeline.process(&flows, |_| Some(&name))?;
+            }
+            Message::End(summary) => {
+                found.take(file, *summary, files <= FEW);
+                return Ok(());
+            }
+        }
+    }
+    Err(anyhow!("the thread that read {name} has gone; this is a defect of flowmeter"))
+}
+
 /// What was found in all captures.
 #[derive(Default)]
 struct Found {
+    packets: u64,
+    flows: u64,
+    most_living: usize,
     failed: usize,
+    stopped: bool,
     stepped_back: u64,
     captures_stepping_back: usize,
 }
 
 impl Found {
     /// Says what is to be said of one capture.
-    fn take(&mut self, file: &Path, summary: Summary) {
-        let account = Account::new(&file.display().to_string(), &summary.counters);
-        log::info!("{}; {} flows, at most {} at once", account.line(), summary.flows, summary.most_living);
+    fn take(&mut self, file: &Path, summary: Summary, few: bool) {
+        let totals = summary.totals;
+        let account = Account::new(&file.display().to_string(), &totals.counters);
+        let level = if few { log::Level::Info } else { log::Level::Debug };
+        log::log!(
+            level,
+            "{}; {} flows, at most {} at once",
+            account.line(),
+            totals.flows,
+            totals.most_living
+        );
         if !account.identity {
             log::error!("{}: the account is not balanced; this is a defect of flowmeter", file.display());
         }
-        let irregular = summary.irregular;
-        if irregular.time_stepped_back != 0 {
-            self.stepped_back += irregular.time_stepped_back;
+        self.packets += totals.counters.seen;
+        self.flows += totals.flows;
+        self.most_living = self.most_living.max(totals.most_living);
+        self.stopped |= summary.stopped;
+        if totals.time_stepped_back != 0 {
+            self.stepped_back += totals.time_stepped_back;
             self.captures_stepping_back += 1;
-            log::info!("{}: time stepped back at {} packets", file.display(), irregular.time_stepped_back);
+            log::log!(level, "{}: time stepped back at {} packets", file.display(), totals.time_stepped_back);
         }
-        if irregular.cut_short {
+        if summary.cut_short {
             log::warn!("{}: the file ends within a packet; everything before it was read", file.display());
         }
-        if let Some(problem) = irregular.problem {
+        if let Some(problem) = summary.problem {
             self.failed += 1;
             log::error!("{problem:#}");
         }
@@ -90,13 +245,17 @@ impl Found {
             );
         }
         log::info!(
-            "flows: {} malicious, {} benign, {} unknown, {} not scored",
+            "{files} captures, {} packets, {} flows (at most {} at once): {} malicious, {} benign, {} unknown, {} not scored",
+            self.packets,
+            self.flows,
+            self.most_living,
             counts.malicious,
             counts.benign,
             counts.unknown,
             counts.not_scored
         );
         match self.failed {
+            _ if self.stopped => ExitCode::from(INTERRUPTED),
             0 => ExitCode::SUCCESS,
             all if all == files => ExitCode::FAILURE,
             _ => ExitCode::from(SOME_FAILED),
@@ -104,37 +263,34 @@ impl Found {
     }
 }
 
-/// Takes one capture through all stages.
-fn read(file: &Path, args: &Pcap, pipeline: &mut Pipeline) -> Result<Summary> {
-    let name = file.display().to_string();
-    let bar = progress_bar(file, &name);
-    let mut batch: Vec<FlowRecord> = Vec::with_capacity(BATCH);
-    let mut give = |record: FlowRecord| {
-        batch.push(record);
-        if batch.len() == BATCH {
-            pipeline.process(&batch, |_| Some(&name))?;
-            batch.clear();
-        }
-        Ok(())
-    };
-    let summary = pcap::read(file, &args.timing.timeouts(), &mut give, |position| bar.set_position(position));
-    bar.finish_and_clear();
-    let summary = summary?;
-    pipeline.process(&batch, |_| Some(&name))?;
-    Ok(summary)
+/// A bar over the bytes of all captures on a terminal, nothing elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    read: AtomicU64,
 }
 
-/// A bar on a terminal, nothing elsewhere.
-fn progress_bar(file: &Path, name: &str) -> ProgressBar {
-    let size = std::fs::metadata(file).map_or(0, |m| m.len());
-    if !std::io::stderr().is_terminal() || size == 0 {
-        return ProgressBar::hidden();
+impl Progress {
+    fn new(files: &[PathBuf]) -> Self {
+        let size = files.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|m| m.len()).sum();
+        let style =
+            ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}, {elapsed} gone, {eta} to go");
+        let bar = match style {
+            Ok(style) if std::io::stderr().is_terminal() && size != 0 => {
+                let bar = ProgressBar::new(size).with_style(style);
+                bar.enable_steady_tick(Duration::from_millis(200));
+                bar
+            }
+            _ => ProgressBar::hidden(),
+        };
+        Self { bar, read: AtomicU64::new(0) }
     }
-    let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {eta}");
-    let bar = ProgressBar::new(size).with_message(name.to_owned());
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
+
+    fn advance(&self, bytes: u64) {
+        self.bar.set_position(self.read.fetch_add(bytes, Ordering::Relaxed) + bytes);
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
     }
 }
 

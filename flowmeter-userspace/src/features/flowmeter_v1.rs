@@ -6,48 +6,42 @@ use flowmeter_common::flow::tcp_seen;
 use flowmeter_common::packet::protocol;
 
 use super::view::{FlowView, Side, ratio};
-use super::{Feature, FeatureSet};
+use super::{Feature, FeatureSet, identity, row};
 
 /// The set.
 pub const SET: FeatureSet = FeatureSet {
     id: "flowmeter/v1",
+    identity: &identity::OWN,
     description: "FlowMeter's own statistics of a flow. Sizes are IP lengths, payload is what follows the transport \
                   header; deviations are of the population; forward is from the initiator.",
     parts: &[&FLOW, &FORWARD, &BACKWARD, &TCP, &HEAD_PACKETS],
 };
-
-/// A row of the table.
-macro_rules! row {
-    ($name:expr, $unit:literal, $definition:expr, $undefined:literal, $value:expr) => {
-        Feature { name: $name, unit: $unit, definition: $definition, undefined: $undefined, value: $value }
-    };
-}
 
 /// Rows of one direction, from one definition for both.
 macro_rules! direction {
     ($prefix:literal, $words:literal, $side:ident) => {
         direction!(@rows $prefix, $words, $side,
             ("packets", "packets", "Packets", "never", |side, flow| side.packets());
-            ("bytes", "B", "Bytes of IP packets", "never", |side, flow| side.size.sum);
-            ("payload_bytes", "B", "Bytes after the transport header", "never", |side, flow| side.payload.sum);
+            (int "bytes", "B", "Bytes of IP packets", "never", |side, flow| side.size.sum);
+            (int "payload_bytes", "B", "Bytes after the transport header", "never", |side, flow| side.payload.sum);
             ("data_packets", "packets", "Packets with payload", "never", |side, flow| side.raw.data_packets as f64);
             ("size_mean", "B", "Mean IP length", "0 without packets", |side, flow| side.size.mean);
-            ("size_pstd", "B", "Deviation of the IP length", "0 without packets", |side, flow| side.size.pstd);
-            ("size_min", "B", "Smallest IP length", "0 without packets", |side, flow| side.size.min);
-            ("size_max", "B", "Largest IP length", "0 without packets", |side, flow| side.size.max);
+            ("size_pstd", "B", "Deviation of the IP length", "0 without packets", |side, flow| side.size.population_std());
+            (int "size_min", "B", "Smallest IP length", "0 without packets", |side, flow| side.size.min);
+            (int "size_max", "B", "Largest IP length", "0 without packets", |side, flow| side.size.max);
             ("payload_mean", "B", "Mean payload length", "0 without packets", |side, flow| side.payload.mean);
-            ("payload_pstd", "B", "Deviation of the payload length", "0 without packets", |side, flow| side.payload.pstd);
-            ("payload_min", "B", "Smallest payload length", "0 without packets", |side, flow| side.payload.min);
-            ("payload_max", "B", "Largest payload length", "0 without packets", |side, flow| side.payload.max);
+            ("payload_pstd", "B", "Deviation of the payload length", "0 without packets", |side, flow| side.payload.population_std());
+            (int "payload_min", "B", "Smallest payload length", "0 without packets", |side, flow| side.payload.min);
+            (int "payload_max", "B", "Largest payload length", "0 without packets", |side, flow| side.payload.max);
             ("gap_mean", "s", "Mean gap between successive packets", "0 with fewer than two packets", |side, flow| side.gap.mean);
-            ("gap_pstd", "s", "Deviation of the gaps", "0 with fewer than two packets", |side, flow| side.gap.pstd);
+            ("gap_pstd", "s", "Deviation of the gaps", "0 with fewer than two packets", |side, flow| side.gap.population_std());
             ("gap_min", "s", "Shortest gap", "0 with fewer than two packets", |side, flow| side.gap.min);
             ("gap_max", "s", "Longest gap", "0 with fewer than two packets", |side, flow| side.gap.max);
             ("span", "s", "Time between first and last packet", "0 with fewer than two packets", |side, flow| side.gap.sum);
             ("packets_per_second", "1/s", "Packets over the flow's duration", "over 1 µs where the duration is shorter", |side, flow| flow.rate(side.packets()));
             ("bytes_per_second", "B/s", "Bytes of IP packets over the flow's duration", "over 1 µs where the duration is shorter", |side, flow| flow.rate(side.size.sum));
-            ("header_bytes", "B", "Bytes of transport headers", "never", |side, flow| side.raw.header_bytes as f64);
-            ("header_min", "B", "Shortest transport header", "0 without packets", |side, flow| if side.raw.packets == 0 { 0.0 } else { f64::from(side.raw.header_min) });
+            (int "header_bytes", "B", "Bytes of transport headers", "never", |side, flow| side.raw.header_bytes as f64);
+            (int "header_min", "B", "Shortest transport header", "0 without packets", |side, flow| side.shortest_header());
             ("data_share", "1", "Share of packets with payload", "0 without packets", |side, flow| ratio(side.raw.data_packets as f64, side.packets()));
             ("fin", "packets", "Packets with FIN", "0 but for TCP", |side, flow| f64::from(side.raw.fin));
             ("syn", "packets", "Packets with SYN", "0 but for TCP", |side, flow| f64::from(side.raw.syn));
@@ -62,16 +56,16 @@ macro_rules! direction {
             ("zero_windows", "packets", "Packets with a window of zero, RST excepted", "0 but for TCP", |side, flow| f64::from(side.raw.zero_windows));
             ("retransmissions", "packets", "Segments that begin before the expected sequence number and fill no hole", "0 but for TCP", |side, flow| f64::from(side.raw.retransmissions));
             ("out_of_order", "packets", "Segments that fill a hole in the sequence numbers", "0 but for TCP", |side, flow| f64::from(side.raw.out_of_order));
-            ("bulks", "1", "Bulks: at least four packets with payload, no gap over 1 s, none of the peer's between", "never", |side, flow| f64::from(side.raw.bulks));
+            (int "bulks", "1", "Bulks: at least four packets with payload, no gap over 1 s, none of the peer's between", "never", |side, flow| f64::from(side.raw.bulks));
             ("bulk_packets", "packets", "Packets in bulks, per bulk", "0 without bulks", |side, flow| ratio(side.raw.bulk_packets as f64, f64::from(side.raw.bulks)));
             ("bulk_bytes", "B", "Payload bytes in bulks, per bulk", "0 without bulks", |side, flow| ratio(side.raw.bulk_bytes as f64, f64::from(side.raw.bulks)));
             ("bulk_rate", "B/s", "Payload bytes in bulks over the time in bulks", "0 without bulks, or where they took no time", |side, flow| ratio(side.raw.bulk_bytes as f64, side.raw.bulk_time as f64 / 1e9));
         )
     };
     (@rows $prefix:literal, $words:literal, $side:ident,
-        $(($name:literal, $unit:literal, $definition:literal, $undefined:literal, |$s:ident, $f:ident| $value:expr);)*) => {
+        $(($($kind:ident)? $name:literal, $unit:literal, $definition:literal, $undefined:literal, |$s:ident, $f:ident| $value:expr);)*) => {
         [$(row!(
-            concat!($prefix, $name),
+            $($kind)? concat!($prefix, $name),
             $unit,
             concat!($definition, ", ", $words),
             $undefined,
@@ -98,7 +92,7 @@ static FLOW: [Feature; 36] = [
     row!("is_udp", "0/1", "UDP", "never", |flow| flow.is(&[protocol::UDP])),
     row!("is_icmp", "0/1", "ICMP or ICMPv6", "never", |flow| flow.is(&[protocol::ICMP, protocol::ICMPV6])),
     row!("packets", "packets", "Packets of both directions", "never", |flow| flow.packets()),
-    row!("bytes", "B", "Bytes of IP packets of both directions", "never", |flow| flow.size.sum),
+    row!(int "bytes", "B", "Bytes of IP packets of both directions", "never", |flow| flow.size.sum),
     row!(
         "packets_per_second",
         "1/s",
@@ -114,12 +108,14 @@ static FLOW: [Feature; 36] = [
         |flow| flow.rate(flow.size.sum)
     ),
     row!("size_mean", "B", "Mean IP length of both directions", "never", |flow| flow.size.mean),
-    row!("size_pstd", "B", "Deviation of the IP length", "never", |flow| { flow.size.pstd }),
-    row!("size_min", "B", "Smallest IP length", "never", |flow| flow.size.min),
-    row!("size_max", "B", "Largest IP length", "never", |flow| flow.size.max),
+    row!("size_pstd", "B", "Deviation of the IP length", "never", |flow| { flow.size.population_std() }),
+    row!(int "size_min", "B", "Smallest IP length", "never", |flow| flow.size.min),
+    row!(int "size_max", "B", "Largest IP length", "never", |flow| flow.size.max),
     row!("payload_mean", "B", "Mean payload length of both directions", "never", |flow| flow.payload.mean),
-    row!("payload_pstd", "B", "Deviation of the payload length", "never", |flow| flow.payload.pstd),
-    row!("payload_max", "B", "Largest payload length", "never", |flow| flow.payload.max),
+    row!("payload_pstd", "B", "Deviation of the payload length", "never", |flow| flow
+        .payload
+        .population_std()),
+    row!(int "payload_max", "B", "Largest payload length", "never", |flow| flow.payload.max),
     row!("payload_share", "1", "Payload bytes over IP bytes", "0 without bytes", |flow| ratio(
         flow.payload.sum,
         flow.size.sum
@@ -131,11 +127,11 @@ static FLOW: [Feature; 36] = [
         "0 with one packet",
         |flow| flow.gap.mean
     ),
-    row!("gap_pstd", "s", "Deviation of the gaps", "0 with one packet", |flow| flow.gap.pstd),
+    row!("gap_pstd", "s", "Deviation of the gaps", "0 with one packet", |flow| flow.gap.population_std()),
     row!("gap_min", "s", "Shortest gap", "0 with one packet", |flow| flow.gap.min),
     row!("gap_max", "s", "Longest gap", "0 with one packet", |flow| flow.gap.max),
     row!("gap_variation", "1", "Deviation of the gaps over their mean", "0 where the mean is 0", |flow| {
-        ratio(flow.gap.pstd, flow.gap.mean)
+        ratio(flow.gap.population_std(), flow.gap.mean)
     }),
     row!("backward_packet_share", "1", "Backward packets over packets", "never", |flow| ratio(
         flow.backward.packets(),
@@ -159,7 +155,7 @@ static FLOW: [Feature; 36] = [
         "0 if one direction has none, or the answer was seen first",
         |flow| flow.answer_time()
     ),
-    row!("subflow_gaps", "1", "Gaps over 1 s", "never", |flow| f64::from(flow.forward.raw.subflow_gaps)
+    row!(int "subflow_gaps", "1", "Gaps over 1 s", "never", |flow| f64::from(flow.forward.raw.subflow_gaps)
         + f64::from(flow.backward.raw.subflow_gaps)),
     row!(
         "active_mean",
@@ -168,12 +164,16 @@ static FLOW: [Feature; 36] = [
         "0 without one",
         |flow| flow.active.mean
     ),
-    row!("active_pstd", "s", "Deviation of the active periods", "0 without one", |flow| flow.active.pstd),
+    row!("active_pstd", "s", "Deviation of the active periods", "0 without one", |flow| flow
+        .active
+        .population_std()),
     row!("active_min", "s", "Shortest active period", "0 without one", |flow| flow.active.min),
     row!("active_max", "s", "Longest active period", "0 without one", |flow| flow.active.max),
-    row!("idle_count", "1", "Gaps over 5 s", "never", |flow| flow.idle.count),
+    row!(int "idle_count", "1", "Gaps over 5 s", "never", |flow| flow.idle.count),
     row!("idle_mean", "s", "Mean gap over 5 s", "0 without one", |flow| { flow.idle.mean }),
-    row!("idle_pstd", "s", "Deviation of the gaps over 5 s", "0 without one", |flow| flow.idle.pstd),
+    row!("idle_pstd", "s", "Deviation of the gaps over 5 s", "0 without one", |flow| flow
+        .idle
+        .population_std()),
     row!("idle_min", "s", "Shortest gap over 5 s", "0 without one", |flow| flow.idle.min),
     row!("idle_max", "s", "Longest gap over 5 s", "0 without one", |flow| { flow.idle.max }),
 ];
@@ -224,56 +224,56 @@ static TCP: [Feature; 9] = [
 /// The first packets, one by one.
 static HEAD_PACKETS: [Feature; 15] = [
     row!(
-        "packet_1_size",
+        int "packet_1_size",
         "B",
         "IP length of packet 1 of the flow, negative if it went backward; at most 65,535",
         "0 if there is none",
         |flow| flow.head[0].size
     ),
     row!(
-        "packet_2_size",
+        int "packet_2_size",
         "B",
         "IP length of packet 2 of the flow, negative if it went backward; at most 65,535",
         "0 if there is none",
         |flow| flow.head[1].size
     ),
     row!(
-        "packet_3_size",
+        int "packet_3_size",
         "B",
         "IP length of packet 3 of the flow, negative if it went backward; at most 65,535",
         "0 if there is none",
         |flow| flow.head[2].size
     ),
     row!(
-        "packet_4_size",
+        int "packet_4_size",
         "B",
         "IP length of packet 4 of the flow, negative if it went backward; at most 65,535",
         "0 if there is none",
         |flow| flow.head[3].size
     ),
     row!(
-        "packet_5_size",
+        int "packet_5_size",
         "B",
         "IP length of packet 5 of the flow, negative if it went backward; at most 65,535",
         "0 if there is none",
         |flow| flow.head[4].size
     ),
     row!(
-        "packet_6_size",
+        int "packet_6_size",
         "B",
         "IP length of packet 6 of the flow, negative if it went backward; at most 65,535",
         "0 if there is none",
         |flow| flow.head[5].size
     ),
     row!(
-        "packet_7_size",
+        int "packet_7_size",
         "B",
         "IP length of packet 7 of the flow, negative if it went backward; at most 65,535",
         "0 if there is none",
         |flow| flow.head[6].size
     ),
     row!(
-        "packet_8_size",
+        int "packet_8_size",
         "B",
         "IP length of packet 8 of the flow, negative if it went backward; at most 65,535",
         "0 if there is none",

@@ -3,18 +3,35 @@
 //! CSV headers, the model's contract and the reference page are all read from here. A value is never NaN or infinite:
 //! each row says what it is where its definition has no value.
 
+mod cic_fixed_v1;
 mod flowmeter_v1;
+pub mod identity;
+mod nfstream_v1;
+mod seed_39_v1;
 pub mod view;
 
 use std::fmt::Write as _;
 
 pub use view::FlowView;
 
+pub use identity::{Cell, Identity};
+
+/// What a feature's values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Whole numbers.
+    Integer,
+    /// Any finite numbers.
+    Real,
+}
+
 /// One feature.
 #[derive(Clone, Copy)]
 pub struct Feature {
     /// Column name.
     pub name: &'static str,
+    /// What its values are.
+    pub kind: Kind,
     /// Unit of the value.
     pub unit: &'static str,
     /// What it is.
@@ -25,6 +42,40 @@ pub struct Feature {
     pub value: fn(&FlowView<'_>) -> f64,
 }
 
+/// A row of the table: `row!([int] name, unit, definition, what it is where undefined, |flow| value)`. What counts packets
+/// or is 0 or 1 is whole by its unit.
+macro_rules! row {
+    (int $name:expr, $unit:literal, $definition:expr, $undefined:literal, $value:expr) => {
+        $crate::features::Feature {
+            name: $name,
+            kind: $crate::features::Kind::Integer,
+            unit: $unit,
+            definition: $definition,
+            undefined: $undefined,
+            value: $value,
+        }
+    };
+    ($name:expr, $unit:literal, $definition:expr, $undefined:literal, $value:expr) => {
+        $crate::features::Feature {
+            name: $name,
+            kind: $crate::features::kind_of_unit($unit),
+            unit: $unit,
+            definition: $definition,
+            undefined: $undefined,
+            value: $value,
+        }
+    };
+}
+use row;
+
+/// What the values of a unit are, unless the row says more.
+const fn kind_of_unit(unit: &str) -> Kind {
+    match unit.as_bytes() {
+        b"packets" | b"0/1" => Kind::Integer,
+        _ => Kind::Real,
+    }
+}
+
 /// An ordered list of features under a name that models refer to. A published set never changes; another list is
 /// another version.
 #[derive(Clone, Copy)]
@@ -33,12 +84,15 @@ pub struct FeatureSet {
     pub id: &'static str,
     /// What it is for.
     pub description: &'static str,
+    /// Columns that say which flow it is; never inputs of a model.
+    pub identity: &'static [Identity],
     /// The features, in order, in parts.
     parts: &'static [&'static [Feature]],
 }
 
 /// All sets.
-pub const SETS: [&FeatureSet; 1] = [&flowmeter_v1::SET];
+pub const SETS: [&FeatureSet; 4] =
+    [&flowmeter_v1::SET, &cic_fixed_v1::SET, &nfstream_v1::SET, &seed_39_v1::SET];
 
 /// The set that the shipped model takes.
 pub const DEFAULT_SET: &FeatureSet = SETS[0];
@@ -47,6 +101,11 @@ impl FeatureSet {
     /// The set with this id.
     pub fn find(id: &str) -> Option<&'static Self> {
         SETS.into_iter().find(|set| set.id == id)
+    }
+
+    /// True for FlowMeter's own sets, false for those that follow another tool.
+    pub fn is_own(&self) -> bool {
+        self.id.starts_with("flowmeter/")
     }
 
     /// The features in order.
@@ -70,23 +129,24 @@ impl FeatureSet {
 
     /// The reference page, in Markdown.
     pub fn reference(&self) -> String {
+        let features = self.features().count();
         let mut page = format!(
-            "# Feature set `{}`\n\n{}\n\n{} columns, in this order.\n\n| # | name | unit | definition | where undefined |\n|--:|---|---|---|---|\n",
+            "# Feature set `{}`\n\n{}\n\n{} columns in this order: {} that say which flow it is and are no features, then {features} features.\n\n\
+             | # | name | type | unit | definition | where undefined |\n|--:|---|---|---|---|---|\n",
             self.id,
             self.description,
-            self.features().count()
+            self.identity.len() + features,
+            self.identity.len(),
         );
-        for (i, f) in self.features().enumerate() {
+        let identity =
+            self.identity.iter().map(|c| (c.name, c.kind.name(), c.unit, c.definition, c.undefined));
+        let features = self.features().map(|f| {
+            let kind = if f.kind == Kind::Integer { "integer" } else { "real" };
+            (f.name, kind, f.unit, f.definition, f.undefined)
+        });
+        for (i, (name, kind, unit, definition, undefined)) in identity.chain(features).enumerate() {
             // Writing to a String cannot fail.
-            let _ = writeln!(
-                page,
-                "| {} | `{}` | {} | {} | {} |",
-                i + 1,
-                f.name,
-                f.unit,
-                f.definition,
-                f.undefined
-            );
+            let _ = writeln!(page, "| {} | `{name}` | {kind} | {unit} | {definition} | {undefined} |", i + 1);
         }
         page
     }
@@ -102,11 +162,11 @@ mod tests {
     fn names_are_unique_and_every_row_is_complete() {
         for set in SETS {
             let mut seen = HashSet::new();
-            for feature in set.features() {
-                assert!(seen.insert(feature.name), "{}: {} occurs twice", set.id, feature.name);
-                for text in [feature.unit, feature.definition, feature.undefined] {
-                    assert!(!text.is_empty(), "{}: {} lacks a text", set.id, feature.name);
-                }
+            let identity = set.identity.iter().map(|c| (c.name, [c.unit, c.definition, c.undefined]));
+            let features = set.features().map(|f| (f.name, [f.unit, f.definition, f.undefined]));
+            for (name, texts) in identity.chain(features) {
+                assert!(seen.insert(name), "{}: {name} occurs twice", set.id);
+                assert!(texts.iter().all(|text| !text.is_empty()), "{}: {name} lacks a text", set.id);
             }
         }
     }

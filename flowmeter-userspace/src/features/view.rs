@@ -1,6 +1,7 @@
 //! A flow as the features see it: by who began it, with counts and sums finished into means and deviations.
 
 use flowmeter_common::flow::{Direction, FIRST_CHECKPOINT, Gaps, HEAD, Periods, tcp_seen};
+use flowmeter_common::key::kind;
 use flowmeter_common::packet::protocol;
 
 use crate::record::FlowRecord;
@@ -13,7 +14,7 @@ const SHORTEST: f64 = 1e-6;
 const _: () =
     assert!(HEAD as u64 <= FIRST_CHECKPOINT, "the first packets are complete at the first checkpoint");
 
-/// Mean, deviation and extremes of a finite population; all 0 if it is empty.
+/// Mean, deviation and extremes of a finite set of values; all 0 if it is empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Moments {
     /// Number of values.
@@ -22,12 +23,14 @@ pub struct Moments {
     pub sum: f64,
     /// Arithmetic mean.
     pub mean: f64,
-    /// Population standard deviation.
-    pub pstd: f64,
     /// Least.
     pub min: f64,
     /// Greatest.
     pub max: f64,
+    /// Sum, least, greatest and `n·Σx² - (Σx)²` in the unit that was counted in, to be exact in any other.
+    counted: [f64; 4],
+    /// The unit of the other fields, in that one.
+    unit: f64,
 }
 
 impl Moments {
@@ -39,14 +42,44 @@ impl Moments {
         }
         let n = u128::from(count);
         let spread = n.saturating_mul(squares).saturating_sub(sum.saturating_mul(sum));
-        Self {
-            count: count as f64,
-            sum: sum as f64 / unit,
-            mean: sum as f64 / count as f64 / unit,
-            pstd: (spread as f64).sqrt() / count as f64 / unit,
-            min: min as f64 / unit,
-            max: max as f64 / unit,
+        let counted = [sum as f64, min as f64, max as f64, spread as f64];
+        Self { count: count as f64, counted, ..Self::default() }.in_unit(unit)
+    }
+
+    /// The same in another unit, given in the one that was counted in (gaps: nanoseconds; periods: microseconds).
+    #[inline(always)]
+    pub fn in_unit(&self, unit: f64) -> Self {
+        if self.count == 0.0 {
+            return *self;
         }
+        let [sum, min, max, _] = self.counted;
+        Self {
+            count: self.count,
+            sum: sum / unit,
+            mean: sum / self.count / unit,
+            min: min / unit,
+            max: max / unit,
+            counted: self.counted,
+            unit,
+        }
+    }
+
+    /// Deviation of the population: over n. 0 if it is empty.
+    pub fn population_std(&self) -> f64 {
+        if self.count == 0.0 { 0.0 } else { self.counted[3].sqrt() / self.count / self.unit }
+    }
+
+    /// Variance of the sample: over n - 1. 0 for fewer than two values.
+    pub fn sample_variance(&self) -> f64 {
+        if self.count < 2.0 {
+            return 0.0;
+        }
+        self.counted[3] / (self.count * (self.count - 1.0)) / (self.unit * self.unit)
+    }
+
+    /// Deviation of the sample: the root of its variance.
+    pub fn sample_std(&self) -> f64 {
+        self.sample_variance().sqrt()
     }
 
     fn of_periods(periods: &[&Periods], extra: Option<u64>) -> Self {
@@ -119,6 +152,16 @@ impl<'a> Side<'a> {
             ),
             gap: gaps(n.saturating_sub(1), raw.last.saturating_sub(raw.first), &[&raw.gaps]),
         }
+    }
+
+    /// Time between the first and the last packet, ns.
+    pub fn span(&self) -> u64 {
+        self.raw.last.saturating_sub(self.raw.first)
+    }
+
+    /// Shortest transport header in bytes; 0 without packets.
+    pub fn shortest_header(&self) -> f64 {
+        if self.raw.packets == 0 { 0.0 } else { f64::from(self.raw.header_min) }
     }
 
     /// Packets, as a number to calculate with.
@@ -205,6 +248,27 @@ impl<'a> FlowView<'a> {
     /// Packets of both directions.
     pub fn packets(&self) -> f64 {
         self.forward.packets() + self.backward.packets()
+    }
+
+    /// Gaps between successive packets of each direction, of both directions together: not those between successive
+    /// packets of the flow, which are [`gap`](Self::gap). Seconds.
+    pub fn direction_gaps(&self) -> Moments {
+        let (f, b) = (self.forward.raw, self.backward.raw);
+        let count = f.packets.saturating_sub(1) + b.packets.saturating_sub(1);
+        let sum = f.last.saturating_sub(f.first) + b.last.saturating_sub(b.first);
+        gaps(count, sum, &[&f.gaps, &b.gaps])
+    }
+
+    /// Type and code of the first ICMP message; `None` for other protocols, and for fragments that do not show it.
+    pub fn icmp(&self) -> Option<(u8, u8)> {
+        let key = &self.record.entry.key;
+        if !matches!(key.protocol, protocol::ICMP | protocol::ICMPV6) || key.kind == kind::FRAGMENT {
+            return None;
+        }
+        let (f, b) = (self.forward.raw, self.backward.raw);
+        let backward_first = f.packets == 0 || (b.packets != 0 && b.first < f.first);
+        let [message, code] = (if backward_first { b } else { f }).window_first.to_be_bytes();
+        Some((message, code))
     }
 
     /// Per second, over the flow's duration but no less than a microsecond.

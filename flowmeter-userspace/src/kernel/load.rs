@@ -13,6 +13,7 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use flowmeter_common::config::{KernelConfig, MAX_INTERFACES, Timeouts, counter_slot};
+use flowmeter_common::parse::Look;
 
 use super::counters::Watched;
 use super::{Counters, Ring, SharedTable, TableSize};
@@ -37,6 +38,8 @@ pub struct Settings {
     pub egress: bool,
     /// When flows end.
     pub timeouts: Timeouts,
+    /// How deep packets are looked into.
+    pub look: Look,
     /// Size of the flow table.
     pub size: TableSize,
 }
@@ -92,7 +95,7 @@ impl Kernel {
             bucket_mask: settings.size.buckets - 1,
             interface_multiplier: multiplier,
             events_opened: 0,
-            reserved: 0,
+            tunnels: settings.look.tunnels.into(),
         };
         let mut ebpf = EbpfLoader::new()
             .override_global("CONFIG", &config, true)

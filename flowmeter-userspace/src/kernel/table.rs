@@ -138,6 +138,15 @@ impl SharedTable {
         }
     }
 
+    /// Notes that a flow's record has been given out although its slot is kept.
+    pub fn mark_reported(&self, slot: u32) {
+        if let Some(entry) = self.entry(slot) {
+            // SAFETY: the field is an aligned u16 of mapped memory that the kernel writes only when a slot is claimed,
+            // which a slot in use cannot be.
+            unsafe { (&raw mut (*entry).reported).write_volatile(1) };
+        }
+    }
+
     /// Lets every kernel program that is running now come to its end.
     ///
     /// # Errors

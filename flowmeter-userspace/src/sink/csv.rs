@@ -1,37 +1,21 @@
-//! Comma-separated values: who, the verdict, and every feature of a set. Statistics have no place in it.
+//! Comma-separated values (RFC 4180). Statistics have no place in them.
 
 use std::io::Write;
 
 use anyhow::{Context as _, Result};
 
+use super::table::{Column, Extent, columns};
 use super::{Sink, timestamp};
-use crate::features::FeatureSet;
+use crate::features::{Cell, FeatureSet};
 use crate::record::Stage;
 use crate::stats::Stats;
 use crate::verdict::Scored;
 
-/// Columns before the features.
-pub const IDENTITY: [&str; 14] = [
-    "observed",
-    "timestamp",
-    "src_ip",
-    "src_port",
-    "dst_ip",
-    "dst_port",
-    "protocol",
-    "vlan",
-    "end_reason",
-    "flow_packets",
-    "flow_bytes",
-    "verdict",
-    "score",
-    "model",
-];
-
 /// Writes a table with a header.
 pub struct Csv {
-    out: csv::Writer<Box<dyn Write + Send>>,
-    fields: csv::StringRecord,
+    out: Box<dyn Write + Send>,
+    columns: Vec<Column>,
+    row: Vec<u8>,
 }
 
 impl Csv {
@@ -39,44 +23,51 @@ impl Csv {
     ///
     /// # Errors
     /// The header cannot be written.
-    pub fn new(out: Box<dyn Write + Send>, set: &FeatureSet) -> Result<Self> {
-        let mut out = csv::Writer::from_writer(out);
-        out.write_record(IDENTITY.into_iter().chain(set.names())).context("cannot write the table")?;
-        Ok(Self { out, fields: csv::StringRecord::new() })
+    pub fn new(out: Box<dyn Write + Send>, set: &'static FeatureSet, extent: Extent) -> Result<Self> {
+        let columns = columns(set, extent);
+        let mut csv = Self { out, columns, row: Vec::new() };
+        for i in 0..csv.columns.len() {
+            text(&mut csv.row, csv.columns[i].name());
+            csv.row.push(b',');
+        }
+        csv.write_row()?;
+        Ok(csv)
+    }
+
+    /// Writes what has been collected, whose last byte is a comma.
+    fn write_row(&mut self) -> Result<()> {
+        if let Some(last) = self.row.last_mut() {
+            *last = b'\n';
+        }
+        let written = self.out.write_all(&self.row).context("cannot write the table");
+        self.row.clear();
+        written
     }
 }
 
 impl Sink for Csv {
     fn flow(&mut self, scored: &Scored<'_>) -> Result<()> {
-        let record = scored.record;
-        let Stage::End(why) = record.stage else {
+        if let Stage::Checkpoint { .. } = scored.record.stage {
             return Ok(());
-        };
-        let (source, destination) = (record.source(), record.destination());
-        let fields = &mut self.fields;
-        fields.clear();
-        fields.push_field(scored.observed.unwrap_or(""));
-        fields.push_field(&timestamp(record.first_seen()));
-        fields.push_field(&source.address.to_string());
-        fields.push_field(&source.port.to_string());
-        fields.push_field(&destination.address.to_string());
-        fields.push_field(&destination.port.to_string());
-        fields.push_field(&record.entry.key.protocol.to_string());
-        fields.push_field(&record.vlans()[0].map_or(String::new(), |vlan| vlan.to_string()));
-        fields.push_field(why.name());
-        fields.push_field(&record.entry.state.packets().to_string());
-        fields.push_field(&record.entry.state.bytes().to_string());
-        fields.push_field(scored.verdict.map_or("none", |v| v.name()));
-        fields.push_field(&scored.score.map_or(String::new(), |score| score.to_string()));
-        fields.push_field(scored.model.unwrap_or(""));
-        let mut buffer = ryu_text::Buffer::default();
-        for &value in scored.features {
-            fields.push_field(buffer.text(value));
         }
-        self.out.write_record(&*fields).context("cannot write the table")
+        for column in &self.columns {
+            match column.cell(scored) {
+                Cell::None => {}
+                Cell::Integer(number) => integer(&mut self.row, number),
+                Cell::Real(number) => real(&mut self.row, number),
+                Cell::Text(words) => text(&mut self.row, words),
+                Cell::Owned(words) => text(&mut self.row, &words),
+                // Writing to a Vec cannot fail.
+                Cell::Address(address) => drop(write!(self.row, "{address}")),
+                Cell::Time(time) => drop(write!(self.row, "{}", timestamp(time))),
+            }
+            self.row.push(b',');
+        }
+        self.write_row()
     }
 
-    fn stats(&mut self, _stats: &Stats) -> Result<()> {
+    fn stats(&mut self, stats: &Stats) -> Result<()> {
+        stats.log();
         Ok(())
     }
 
@@ -85,19 +76,64 @@ impl Sink for Csv {
     }
 }
 
-/// The shortest text that reads back as the same number.
-mod ryu_text {
-    use std::fmt::Write as _;
+#[inline]
+fn integer(row: &mut Vec<u8>, number: i64) {
+    row.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
 
-    #[derive(Default)]
-    pub struct Buffer(String);
+/// The shortest text that reads back as the same number; whole numbers without a point.
+#[inline]
+fn real(row: &mut Vec<u8>, number: f64) {
+    // Below 2^53 the conversion is exact.
+    let whole = number as i64;
+    if whole as f64 == number && whole.unsigned_abs() < 1 << 53 {
+        integer(row, whole);
+    } else {
+        row.extend_from_slice(ryu::Buffer::new().format(number).as_bytes());
+    }
+}
 
-    impl Buffer {
-        pub fn text(&mut self, value: f64) -> &str {
-            self.0.clear();
-            // Writing to a String cannot fail. Rust prints the shortest round-trip form, without an exponent.
-            let _ = write!(self.0, "{value}");
-            &self.0
+/// Quoted where commas, quotes or line breaks ask for it.
+fn text(row: &mut Vec<u8>, words: &str) {
+    if !words.bytes().any(|byte| matches!(byte, b',' | b'"' | b'\n' | b'\r')) {
+        row.extend_from_slice(words.as_bytes());
+        return;
+    }
+    row.push(b'"');
+    for byte in words.bytes() {
+        if byte == b'"' {
+            row.push(b'"');
         }
+        row.push(byte);
+    }
+    row.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_back_as_they_were() {
+        for number in [0.0, -1.0, 0.1, 1.0 / 3.0, 1e-7, 9_007_199_254_740_993.0, 1e300, -2.5, 4_294_967_296.0]
+        {
+            let mut row = Vec::new();
+            real(&mut row, number);
+            let text = String::from_utf8(row).unwrap();
+            assert_eq!(text.parse(), Ok(number), "{number} was written as {text}");
+        }
+    }
+
+    #[test]
+    fn texts_read_back_as_they_were() {
+        let hard = ["plain", "a,b", "say \"so\"", "two\nlines", ""];
+        let mut row = Vec::new();
+        for words in hard {
+            text(&mut row, words);
+            row.push(b',');
+        }
+        let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(&row[..row.len() - 1]);
+        let record = reader.records().next().unwrap().unwrap();
+        assert_eq!(record.iter().collect::<Vec<_>>(), hard);
     }
 }

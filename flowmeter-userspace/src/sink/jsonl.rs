@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
+use flowmeter_common::key::{kind, tunnel};
 use serde::Serialize;
 
 use super::{Sink, timestamp};
@@ -14,12 +15,14 @@ use crate::verdict::{Explanation, Scored};
 /// Writes the log.
 pub struct JsonLines {
     out: Box<dyn Write + Send>,
+    /// Names of the features, if they are to be written.
+    features: Option<Vec<&'static str>>,
 }
 
 impl JsonLines {
-    /// A log on `out`.
-    pub fn new(out: Box<dyn Write + Send>) -> Self {
-        Self { out }
+    /// A log on `out`; with every flow's features if their names are given.
+    pub fn new(out: Box<dyn Write + Send>, features: Option<Vec<&'static str>>) -> Self {
+        Self { out, features }
     }
 
     fn line(&mut self, row: &impl Serialize) -> Result<()> {
@@ -48,6 +51,10 @@ struct FlowRow<'a> {
     inner_vlan: Option<u16>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     fragments: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tunnel: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tunnel_id: Option<u32>,
     packets: u64,
     bytes: u64,
     forward_packets: u64,
@@ -62,6 +69,20 @@ struct FlowRow<'a> {
     model: Option<&'a str>,
     stage: &'static str,
     reasons: &'a [Explanation],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    features: Option<Features<'a>>,
+}
+
+/// An object with a feature's value under its name.
+struct Features<'a> {
+    names: &'a [&'static str],
+    values: &'a [f64],
+}
+
+impl Serialize for Features<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.names.iter().zip(self.values))
+    }
 }
 
 impl Sink for JsonLines {
@@ -70,11 +91,13 @@ impl Sink for JsonLines {
         let (source, destination) = (record.source(), record.destination());
         let (forward, backward) = (record.forward(), record.backward());
         let [vlan, inner_vlan] = record.vlans();
+        let tunnel = tunnel::name(record.entry.key.tunnel);
+        let names = self.features.take();
         let (event, stage, end_reason) = match record.stage {
             Stage::End(why) => ("flow", "end", Some(why.name())),
             Stage::Checkpoint { .. } => ("verdict", "checkpoint", None),
         };
-        self.line(&FlowRow {
+        let written = self.line(&FlowRow {
             event,
             timestamp: timestamp(record.first_seen()),
             observed: scored.observed,
@@ -86,7 +109,9 @@ impl Sink for JsonLines {
             protocol: record.entry.key.protocol,
             vlan,
             inner_vlan,
-            fragments: record.entry.key.kind == flowmeter_common::key::kind::FRAGMENT,
+            fragments: record.entry.key.kind == kind::FRAGMENT,
+            tunnel,
+            tunnel_id: tunnel.map(|_| record.entry.key.tunnel_id),
             packets: forward.packets + backward.packets,
             bytes: forward.bytes + backward.bytes,
             forward_packets: forward.packets,
@@ -101,7 +126,10 @@ impl Sink for JsonLines {
             model: scored.model,
             stage,
             reasons: scored.reasons,
-        })
+            features: names.as_deref().map(|names| Features { names, values: scored.features }),
+        });
+        self.features = names;
+        written
     }
 
     fn stats(&mut self, stats: &Stats) -> Result<()> {

@@ -2,6 +2,8 @@
 
 pub mod csv;
 pub mod jsonl;
+pub mod parquet;
+pub mod table;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -9,6 +11,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+use self::table::Extent;
+use crate::cli::Format;
+use crate::features::FeatureSet;
 use crate::stats::Stats;
 use crate::verdict::Scored;
 
@@ -31,6 +36,32 @@ pub trait Sink: Send {
     /// # Errors
     /// The place cannot be written to.
     fn flush(&mut self) -> Result<()>;
+
+    /// Writes what belongs at the end. Nothing is written after it.
+    ///
+    /// # Errors
+    /// The place cannot be written to.
+    fn finish(&mut self) -> Result<()> {
+        self.flush()
+    }
+}
+
+/// Makes the sink for a format.
+///
+/// # Errors
+/// The place cannot be written to.
+pub fn make(
+    format: Format,
+    out: Box<dyn Write + Send>,
+    set: &'static FeatureSet,
+    extent: Extent,
+    with_features: bool,
+) -> Result<Box<dyn Sink>> {
+    Ok(match format {
+        Format::Jsonl => Box::new(jsonl::JsonLines::new(out, with_features.then(|| set.names()))),
+        Format::Csv => Box::new(csv::Csv::new(out, set, extent)?),
+        Format::Parquet => Box::new(parquet::Parquet::new(out, set, extent)?),
+    })
 }
 
 /// Opens a file for writing; `-` is the standard output.

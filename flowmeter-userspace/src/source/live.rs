@@ -11,7 +11,7 @@ use anyhow::Result;
 use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::event::reason;
 use flowmeter_common::flow::Entry;
-use flowmeter_common::lifecycle::{Ages, EndReason};
+use flowmeter_common::lifecycle::{Ages, EndReason, Fate};
 use flowmeter_common::table::{Memory as _, free, retire, state};
 
 use crate::kernel::{Ring, SharedTable, clock};
@@ -24,6 +24,9 @@ const CLOSING_PERIOD: u64 = SECOND / 20;
 /// Sleep between looks while events come, and while none do.
 const BUSY_SLEEP: Duration = Duration::from_millis(2);
 const QUIET_SLEEP: Duration = Duration::from_millis(20);
+/// How long after a flow was cut its record is given out: longer than any packet is on its way through a kernel program
+/// after it was stamped.
+const CUT_MARGIN: u64 = SECOND / 20;
 /// Most flows taken out in one batch: bounds the memory of copies.
 const BATCH: usize = 4096;
 
@@ -122,7 +125,7 @@ impl Harvester {
         let (now, timeouts) = (clock::monotonic(), self.timeouts);
         self.sweep_with(give, |ages| {
             let by_clock = ages.and_then(|ages| ages.expired(now, &timeouts));
-            Some(by_clock.unwrap_or(EndReason::Shutdown))
+            Fate::Ended(by_clock.unwrap_or(EndReason::Shutdown))
         })
     }
 
@@ -168,36 +171,69 @@ impl Harvester {
 
     fn sweep(&mut self, now: u64, give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>) -> Result<()> {
         let timeouts = self.timeouts;
-        self.sweep_with(give, |ages| ages?.expired(now, &timeouts))
+        self.sweep_with(give, |ages| match ages.map(|ages| ages.fate(now, &timeouts)) {
+            Some(Fate::Cut) if ages.map(|ages| ages.fate(now - CUT_MARGIN, &timeouts)) != Some(Fate::Cut) => {
+                Fate::Living
+            }
+            fate => fate.unwrap_or(Fate::Living),
+        })
     }
 
-    /// Takes out all retired flows, and the living ones for which `ended` gives a reason.
+    /// Takes out all retired flows, and the living ones that have ended by `fate`.
     fn sweep_with(
         &mut self,
         give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>,
-        ended: impl Fn(Option<Ages>) -> Option<EndReason>,
+        fate: impl Fn(Option<Ages>) -> Fate,
     ) -> Result<()> {
         let table = std::sync::Arc::clone(&self.table);
         let mut leaving = Vec::new();
+        let mut cut = Vec::new();
         let mut living = 0;
         for slot in 0..table.size().slots() {
             let tag = table.tag(slot);
             match tag & state::MASK {
                 state::RETIRED => leaving.push((slot, None)),
-                state::LIVE => match ended(ages(&table, slot)) {
-                    Some(why) if retire(&*table, slot, tag) => leaving.push((slot, Some(why))),
+                state::LIVE => match fate(ages(&table, slot)) {
+                    Fate::Ended(why) if retire(&*table, slot, tag) => leaving.push((slot, Some(why))),
                     // Somebody else retired it; the next sweep finds it.
-                    Some(_) => {}
-                    None => living += 1,
+                    Fate::Ended(_) => {}
+                    Fate::Cut => cut.extend(self.report_cut(slot, tag)),
+                    Fate::Living => living += 1,
                 },
                 _ => {}
             }
             if leaving.len() == BATCH {
                 self.take_out(std::mem::take(&mut leaving), give)?;
             }
+            if cut.len() == BATCH {
+                give(std::mem::take(&mut cut))?;
+            }
         }
         self.harvested.living = living;
+        if !cut.is_empty() {
+            give(cut)?;
+        }
         self.take_out(leaving, give)
+    }
+
+    /// The record of a flow that the active timeout has cut, once; its slot stays, see [`Fate::Cut`].
+    fn report_cut(&mut self, slot: u32, tag: u64) -> Option<FlowRecord> {
+        let (entry, whole) = self.table.copy_living(slot)?;
+        // A packet may have ended it just now; then it leaves like any other.
+        if entry.reported != 0 || self.table.tag(slot) != tag {
+            return None;
+        }
+        self.table.mark_reported(slot);
+        self.harvested.torn += u64::from(!whole);
+        Some(self.harvest(entry, EndReason::Active, clock::offset_to_epoch()))
+    }
+
+    /// Counts a flow as taken out.
+    fn harvest(&mut self, entry: Entry, why: EndReason, clock_offset: u64) -> FlowRecord {
+        self.harvested.flows += 1;
+        self.harvested.packets += entry.state.packets();
+        self.harvested.bytes += entry.state.bytes();
+        FlowRecord { entry, stage: Stage::End(why), clock_offset }
     }
 
     /// Copies retired flows once nobody can write them any more, and frees their slots.
@@ -221,11 +257,10 @@ impl Harvester {
                 continue;
             };
             free(&*self.table, slot);
-            self.harvested.flows += 1;
-            self.harvested.packets += entry.state.packets();
-            self.harvested.bytes += entry.state.bytes();
-            let why = why.unwrap_or_else(|| ended_by_kernel(&entry));
-            records.push(FlowRecord { entry, stage: Stage::End(why), clock_offset });
+            if entry.reported == 0 {
+                let why = why.unwrap_or_else(|| ended_by_kernel(&entry));
+                records.push(self.harvest(entry, why, clock_offset));
+            }
         }
         give(records)
     }

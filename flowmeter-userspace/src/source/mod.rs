@@ -1,5 +1,7 @@
 //! Where flows come from: the kernel's table, or a capture file. Both give [`FlowRecord`](crate::record::FlowRecord)s.
 
 pub mod capture;
+pub mod flows;
 pub mod live;
 pub mod pcap;
+mod timers;
