@@ -39,6 +39,13 @@ impl KernelFrame {
         }
     }
 
+    /// The same frame of which more was on the wire: it was cut when it was captured.
+    #[cfg(feature = "replay")]
+    #[inline(always)]
+    pub fn with_wire_len(self, wire_len: usize) -> Self {
+        Self { wire_len, ..self }
+    }
+
     /// Start, end and wire length, to hand to another BPF function.
     #[inline(always)]
     pub fn into_parts(self) -> (usize, usize, usize) {

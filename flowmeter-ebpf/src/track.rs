@@ -1,6 +1,5 @@
 //! From a parsed packet to an updated flow.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::warn;
 use flowmeter_common::counter::{InterfaceCounters, Skip};
@@ -9,6 +8,7 @@ use flowmeter_common::packet::Packet;
 use flowmeter_common::parse::{Look, parse_ethernet};
 use flowmeter_common::table::{Place, find_or_open};
 
+use crate::clock;
 use crate::count::Counters;
 use crate::emit::emit;
 use crate::frame::{KernelFrame, SkbFacts};
@@ -21,14 +21,19 @@ const HEADERS: u32 = 256;
 /// Counts a packet that arrived.
 #[inline(always)]
 pub fn ingress(ctx: &XdpContext) {
-    let interface = ctx.ingress_ifindex() as u32;
+    arrived(ctx, KernelFrame::of_xdp(ctx), ctx.ingress_ifindex() as u32);
+}
+
+/// Counts a packet that arrived on `interface`.
+#[inline(always)]
+pub fn arrived(ctx: &XdpContext, frame: KernelFrame, interface: u32) {
     let Some(counters) = Counters::seen(interface, 1) else {
         return;
     };
     let Some(packet) = PACKET.get_ptr_mut(0) else {
         return;
     };
-    match read(KernelFrame::of_xdp(ctx), interface, packet) {
+    match read(frame, interface, packet) {
         None => {
             if track(counters.as_ptr(), packet) == NO_SLOT {
                 report_full(ctx, &counters);
@@ -123,8 +128,7 @@ fn track(counters: *mut InterfaceCounters, packet: *const Packet) -> u64 {
     // SAFETY: both are values of per-CPU maps, looked up by the caller.
     let (counters, packet) = unsafe { (Counters::from_ptr(counters), &*packet) };
     let config = config();
-    // SAFETY: the helper has no argument and no precondition.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let now = clock::now();
     let place = Place::of(packet.key.hash(config.hash_seed), config.bucket_mask);
     let Ok(found) = find_or_open(&Table, &place, packet, now, &config.timeouts) else {
         counters.folded(packet);

@@ -8,12 +8,17 @@
 //! 4. [`agent`]: runs the `flowmeter` binary as its users do.
 //! 5. [`row`]: reads its log.
 //! 6. [`tap`]: counts the same packets by other means.
+//! 7. [`fixtures`]: small captures, each of one hard case; [`corpora`]: large collections of found ones.
+//! 8. [`programs`]: puts packets through the kernel programs without an interface.
 //!
 //! Nothing here touches the machine's own interfaces: traffic stays in namespaces that the caller makes.
 
 pub mod agent;
+pub mod corpora;
+pub mod fixtures;
 pub mod frames;
 pub mod netns;
+pub mod programs;
 pub mod replay;
 pub mod row;
 pub mod tap;

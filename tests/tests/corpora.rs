@@ -3,60 +3,15 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use flowmeter_tests::agent::binary;
+use flowmeter_tests::corpora::{self, files, unpack};
 
 /// The one capture whose original ends within a packet.
 const CUT_IN_THE_ORIGINAL: &str = "MELSEC/melsoft_129_clean.pcap";
-
-/// `FLOWMETER_CORPORA`, else the folder beside the repository where collections are kept.
-fn corpora() -> PathBuf {
-    match std::env::var_os("FLOWMETER_CORPORA") {
-        Some(folder) => folder.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
-    }
-}
-
-/// Unpacks a collection; None if there is none, which is said.
-fn unpack(name: &str) -> Result<Option<tempfile::TempDir>> {
-    let archive = corpora().join(format!("{name}.tar.zst"));
-    if !archive.is_file() {
-        // Written past the test harness, which keeps the output of passing tests to itself.
-        let text = format!("NOT RUN: there is no collection {}\n", archive.display());
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
-        return Ok(None);
-    }
-    let folder = tempfile::tempdir()?;
-    let mut tar = Command::new("tar")
-        .args(["-x", "-C"])
-        .arg(folder.path())
-        .stdin(Stdio::piped())
-        .spawn()
-        .context("starting tar")?;
-    let mut input = tar.stdin.take().context("standard input is piped")?;
-    zstd::stream::copy_decode(File::open(&archive)?, &mut input)
-        .with_context(|| format!("unpacking {}", archive.display()))?;
-    drop(input);
-    ensure!(tar.wait()?.success(), "tar failed on {}", archive.display());
-    Ok(Some(folder))
-}
-
-/// All files below a folder.
-fn files(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            files(&path, found)?;
-        } else {
-            found.push(path);
-        }
-    }
-    Ok(())
-}
 
 /// Reads captures; the agent says what it made of each on standard error.
 fn read(captures: &[PathBuf], folder: &Path) -> Result<Output> {
@@ -83,9 +38,7 @@ fn seen(said: &str) -> HashMap<&str, u64> {
 #[test]
 fn odd_captures() -> Result<()> {
     let Some(folder) = unpack("robust")? else { return Ok(()) };
-    let mut captures = Vec::new();
-    files(folder.path(), &mut captures)?;
-    captures.sort();
+    let captures = files(folder.path())?;
     ensure!(captures.len() > 2000, "the collection has {} captures", captures.len());
     let output = read(&captures, folder.path())?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -108,7 +61,7 @@ fn odd_captures() -> Result<()> {
 #[test]
 fn labelled_captures() -> Result<()> {
     let Some(folder) = unpack("val")? else { return Ok(()) };
-    let mut manifest = csv::Reader::from_path(corpora().join("manifest.csv"))?;
+    let mut manifest = csv::Reader::from_path(corpora::folder().join("manifest.csv"))?;
     let rows: Vec<HashMap<String, String>> = manifest.deserialize().collect::<Result<_, _>>()?;
     let expected: HashMap<PathBuf, u64> = rows
         .iter()

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 /// The built object, relative to the workspace.
 pub const OBJECT: &str = "target/bpf/flowmeter";
 
+/// The same programs and one more, which tests feed with recorded packets; relative to the workspace.
+pub const REPLAY_OBJECT: &str = "target/bpf/flowmeter-replay";
+
 /// The fingerprint of the sources that the object was built from, relative to the workspace.
 pub const STAMP: &str = "target/bpf/flowmeter.sources";
 

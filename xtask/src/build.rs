@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -29,25 +30,34 @@ pub fn all() -> Result<()> {
 pub fn kernel_programs() -> Result<()> {
     let root = workspace::root();
     let (object, stamp) = (root.join(bpf_stamp::OBJECT), root.join(bpf_stamp::STAMP));
+    let replay = root.join(bpf_stamp::REPLAY_OBJECT);
     let sources = bpf_stamp::fingerprint(root).context("cannot read the sources of the kernel programs")?;
-    if object.is_file() && fs::read_to_string(&stamp).is_ok_and(|built| built == sources) {
+    let stamped = fs::read_to_string(&stamp).is_ok_and(|built| built == sources);
+    if stamped && object.is_file() && replay.is_file() {
         return Ok(());
     }
     let tools = setup::ebpf()?;
-    run(ebpf_cargo(&tools, "build").arg("--quiet"))?;
+    build_object(&tools, &[], &object)?;
+    build_object(&tools, &["--features", "replay"], &replay)?;
+    fs::write(&stamp, &sources).with_context(|| format!("cannot write {}", stamp.display()))
+}
+
+/// Builds the programs with cargo's further `words`, and puts the object at `path`.
+fn build_object(tools: &EbpfTools, words: &[&str], path: &Path) -> Result<()> {
+    run(ebpf_cargo(tools, "build").arg("--quiet").args(words))?;
     let built = ebpf_target().join(TARGET).join("release").join(PACKAGE);
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     let write = || -> std::io::Result<()> {
-        if let Some(folder) = object.parent() {
+        if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
         // An object that has not changed keeps its time, so that the agent is not built again for a comment.
-        if !fs::read(&object).is_ok_and(|old| old == bytes) {
-            fs::write(&object, &bytes)?;
+        if !fs::read(path).is_ok_and(|old| old == bytes) {
+            fs::write(path, &bytes)?;
         }
-        fs::write(&stamp, &sources)
+        Ok(())
     };
-    write().with_context(|| format!("cannot write {}", object.display()))
+    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Cargo for the kernel programs: `build` or `clippy`.

@@ -91,8 +91,9 @@ fn labels<F: Frame>(frame: &F, found: &mut Network) -> Result<(), Skip> {
 /// The EtherType of an IP header that nothing announces, by its version.
 #[inline(always)]
 pub(super) fn ip_ethertype<F: Frame>(frame: &F, offset: usize) -> Result<u16, Skip> {
-    let first: u8 = frame.read(offset).ok_or(Skip::TruncatedLink)?;
-    match first >> 4 {
+    // Two bytes: of a single one at an unknown offset the kernel's verifier does not see that it lies before the end.
+    let first: u16 = frame.read(offset).ok_or(Skip::TruncatedLink)?;
+    match u16::from_be(first) >> 12 {
         4 => Ok(ETHERTYPE_IPV4),
         6 => Ok(ETHERTYPE_IPV6),
         _ => Err(Skip::NotIp),

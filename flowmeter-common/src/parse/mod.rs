@@ -57,6 +57,14 @@ pub fn parse_link<F: Frame>(frame: &F, link_type: u32, look: Look) -> Result<Pac
     network(frame, link::read(frame, link_type)?, 0, look)
 }
 
+/// Where the network header of a captured frame is (bytes from its start), and its EtherType.
+///
+/// # Errors
+/// The reason why it has none that is looked into.
+pub fn network_header<F: Frame>(frame: &F, link_type: u32) -> Result<(u16, usize), Skip> {
+    link::read(frame, link_type).map(|found| (found.ethertype, found.offset))
+}
+
 #[inline(always)]
 fn network<F: Frame>(frame: &F, found: Network, interface: u32, look: Look) -> Result<Packet, Skip> {
     let mut packet = Packet {

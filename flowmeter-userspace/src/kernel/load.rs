@@ -117,7 +117,7 @@ impl Kernel {
         let entries = array(&mut ebpf, "ENTRIES")?;
         let table = SharedTable::map(buckets.fd().as_fd(), entries.fd().as_fd(), settings.size)?;
         let ring = ebpf.take_map("EVENTS").context("the programs have no map EVENTS")?;
-        let ring = Ring(RingBuf::try_from(ring)?);
+        let ring = Ring::new(RingBuf::try_from(ring)?);
         let counters = ebpf.take_map("COUNTERS").context("the programs have no map COUNTERS")?;
         let counters = Counters {
             map: PerCpuArray::try_from(counters)?,

@@ -4,9 +4,14 @@ use aya::maps::{MapData, RingBuf};
 use flowmeter_common::event::Event;
 
 /// The ring buffer's reading end.
-pub struct Ring(pub(super) RingBuf<MapData>);
+pub struct Ring(RingBuf<MapData>);
 
 impl Ring {
+    /// The reading end of the programs' map of events.
+    pub fn new(map: RingBuf<MapData>) -> Self {
+        Self(map)
+    }
+
     /// Takes the next event, if there is one.
     pub fn take(&mut self) -> Option<Event> {
         let item = self.0.next()?;

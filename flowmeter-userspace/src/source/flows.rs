@@ -137,7 +137,10 @@ impl Flows {
     pub fn finish(mut self, give: &mut impl FnMut(FlowRecord) -> Result<()>) -> Result<Totals> {
         let slots = self.index.iter().copied().collect();
         for slot in self.by_age(slots) {
-            self.close(slot, EndReason::EndOfCapture, give)?;
+            // SAFETY: a reference points to a readable flow.
+            let ages = unsafe { Ages::read(&self.entries.get(slot).state) };
+            let by_clock = ages.and_then(|ages| ages.expired(self.now, &self.timeouts));
+            self.close(slot, by_clock.unwrap_or(EndReason::EndOfCapture), give)?;
         }
         Ok(self.totals)
     }
