@@ -1,5 +1,6 @@
 //! A flow on its way from a source to the sinks: its entry, how it ended, and what time it was.
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 
 use flowmeter_common::flow::{Direction, Entry};
@@ -42,6 +43,11 @@ pub struct Endpoint {
 }
 
 impl FlowRecord {
+    /// A flow of a capture, whose times are since the Unix epoch.
+    pub fn of_capture(entry: &Entry, why: EndReason) -> Self {
+        Self { entry: *entry, stage: Stage::End(why), clock_offset: 0 }
+    }
+
     /// The side that began the flow, as far as can be seen.
     pub fn source(&self) -> Endpoint {
         endpoint(&self.entry.key, self.entry.initiator)
@@ -132,4 +138,20 @@ fn endpoint(key: &FlowKey, which: u8) -> Endpoint {
         _ => IpAddr::V6(address),
     };
     Endpoint { address, port }
+}
+
+/// Appends an address. IPv4, which is most, without the way through the formatting machinery.
+pub fn write_address(text: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (i, octet) in address.octets().into_iter().enumerate() {
+                if i != 0 {
+                    text.push(b'.');
+                }
+                text.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        // Writing to a Vec cannot fail.
+        IpAddr::V6(address) => drop(write!(text, "{address}")),
+    }
 }

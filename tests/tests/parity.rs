@@ -10,6 +10,7 @@ use flowmeter::source::capture::CaptureReader;
 use flowmeter::source::flows::Flows;
 use flowmeter_common::config::Timeouts;
 use flowmeter_common::counter::InterfaceCounters;
+use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;
 use flowmeter_common::parse::{Look, link::link_type, network_header, parse_link};
 use flowmeter_tests::corpora::{files, unpack};
@@ -78,8 +79,8 @@ impl Pair {
         capture.unchanged &= link == link_type::ETHERNET;
         let parsed = parse_link(&SliceFrame::new(data, wire_len), link, self.look);
         let records = &mut capture.records;
-        capture.flows.packet(&parsed, at, &mut |record| {
-            records.push(record);
+        capture.flows.packets(&[(parsed, at)], &mut |entry: &Entry, why| {
+            records.push(FlowRecord::of_capture(entry, why));
             Ok(())
         })?;
         self.compared.packets += 1;
@@ -89,8 +90,8 @@ impl Pair {
     /// Ends a capture, and fails with every difference.
     fn end(&mut self, capture: Capture) -> Result<()> {
         let Capture { flows, mut records, now, unchanged } = capture;
-        let totals = flows.finish(&mut |record| {
-            records.push(record);
+        let totals = flows.finish(&mut |entry: &Entry, why| {
+            records.push(FlowRecord::of_capture(entry, why));
             Ok(())
         })?;
         let mut kernel = self.programs.drain(now);

@@ -46,6 +46,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Build, then measure the capture path on a generated capture.
+    Bench {
+        /// What the benchmark is told; `cargo xtask bench -- --help` shows it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Format, lints and all tests, those with the kernel included (these need root).
     Test,
     /// Format and lints only, for the user and the BPF crates.
@@ -78,6 +84,10 @@ fn run(command: Command) -> Result<ExitCode> {
             build::all()?;
             setup::packages::ensure(setup::packages::DEMO)?;
             return command::hand_over(&workspace::release("flowmeter-demo"), &args);
+        }
+        Command::Bench { args } => {
+            build::all()?;
+            return command::hand_over(&workspace::release("flowmeter-bench"), &args);
         }
         Command::Test => check::test()?,
         Command::Lint => check::lint()?,

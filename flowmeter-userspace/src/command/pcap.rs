@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
+use flowmeter_common::flow::Entry;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,9 +27,9 @@ use crate::source::pcap::{self, Settings, Summary};
 use crate::stats::{Account, PipelineCounts};
 
 /// Flows that are finished and scored together: large enough for the model's fixed cost to vanish.
-const BATCH: usize = 512;
-/// Batches that wait for the writer, per capture: half a MiB each.
-const QUEUE: usize = 4;
+const BATCH: usize = 128;
+/// Batches that wait for the writer, per capture: an eighth of a MiB each.
+const QUEUE: usize = 3;
 /// Captures up to which each has a line of its own in the diagnostics.
 const FEW: usize = 16;
 
@@ -142,8 +143,8 @@ fn read(
 ) {
     let mut batch: Vec<FlowRecord> = Vec::with_capacity(BATCH);
     let send = |message| sender.send(message).map_err(|_| anyhow!("writing has ended"));
-    let mut give = |record: FlowRecord| {
-        batch.push(record);
+    let mut give = |entry: &Entry, why| {
+        batch.push(FlowRecord::of_capture(entry, why));
         if batch.len() < BATCH {
             return Ok(());
         }
@@ -254,6 +255,9 @@ impl Found {
             counts.unknown,
             counts.not_scored
         );
+        if let Some(kib) = peak_memory() {
+            log::info!("memory at most {kib} KiB");
+        }
         match self.failed {
             _ if self.stopped => ExitCode::from(INTERRUPTED),
             0 => ExitCode::SUCCESS,
@@ -261,6 +265,13 @@ impl Found {
             _ => ExitCode::from(SOME_FAILED),
         }
     }
+}
+
+/// Most memory that this process has used so far, in KiB, as the kernel counts it.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse().ok()
 }
 
 /// A bar over the bytes of all captures on a terminal, nothing elsewhere.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use flowmeter_common::key::tunnel;
 use flowmeter_common::lifecycle::EndReason;
 
-use crate::record::{FlowRecord, Stage};
+use crate::record::{FlowRecord, Stage, write_address};
 
 /// A value of such a column.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,10 +140,15 @@ column!(bytes, Integer, "B", "Bytes of IP packets of both directions", "never", 
 ));
 column!(cic_flow_id, Text, "text", "Addresses, ports and protocol, initiator first", "never", |r| {
     let (source, destination) = (r.source(), r.destination());
-    Cell::Owned(format!(
-        "{}-{}-{}-{}-{}",
-        source.address, destination.address, source.port, destination.port, r.entry.key.protocol
-    ))
+    let mut text = Vec::with_capacity(64);
+    write_address(&mut text, source.address);
+    text.push(b'-');
+    write_address(&mut text, destination.address);
+    for number in [source.port, destination.port, r.entry.key.protocol.into()] {
+        text.push(b'-');
+        text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+    Cell::Owned(String::from_utf8(text).unwrap_or_default())
 });
 column!(
     nfstream_expiration,

@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result};
 
 use super::table::{Column, Extent, columns};
 use super::{Sink, timestamp};
-use crate::features::{Cell, FeatureSet};
-use crate::record::Stage;
+use crate::features::{Cell, FeatureSet, Kind};
+use crate::record::{Stage, write_address};
 use crate::stats::Stats;
 use crate::verdict::Scored;
 
@@ -16,6 +16,7 @@ pub struct Csv {
     out: Box<dyn Write + Send>,
     columns: Vec<Column>,
     row: Vec<u8>,
+    clock: Clock,
 }
 
 impl Csv {
@@ -25,7 +26,7 @@ impl Csv {
     /// The header cannot be written.
     pub fn new(out: Box<dyn Write + Send>, set: &'static FeatureSet, extent: Extent) -> Result<Self> {
         let columns = columns(set, extent);
-        let mut csv = Self { out, columns, row: Vec::new() };
+        let mut csv = Self { out, columns, row: Vec::new(), clock: Clock::default() };
         for i in 0..csv.columns.len() {
             text(&mut csv.row, csv.columns[i].name());
             csv.row.push(b',');
@@ -50,18 +51,23 @@ impl Sink for Csv {
         if let Stage::Checkpoint { .. } = scored.record.stage {
             return Ok(());
         }
+        let row = &mut self.row;
         for column in &self.columns {
-            match column.cell(scored) {
-                Cell::None => {}
-                Cell::Integer(number) => integer(&mut self.row, number),
-                Cell::Real(number) => real(&mut self.row, number),
-                Cell::Text(words) => text(&mut self.row, words),
-                Cell::Owned(words) => text(&mut self.row, &words),
-                // Writing to a Vec cannot fail.
-                Cell::Address(address) => drop(write!(self.row, "{address}")),
-                Cell::Time(time) => drop(write!(self.row, "{}", timestamp(time))),
+            match column {
+                // Most columns are features: these do not go by way of a cell.
+                Column::Feature(index, Kind::Integer, _) => integer(row, scored.features[*index] as i64),
+                Column::Feature(index, Kind::Real, _) => real(row, scored.features[*index]),
+                _ => match column.cell(scored) {
+                    Cell::None => {}
+                    Cell::Integer(number) => integer(row, number),
+                    Cell::Real(number) => real(row, number),
+                    Cell::Text(words) => text(row, words),
+                    Cell::Owned(words) => text(row, &words),
+                    Cell::Address(address) => write_address(row, address),
+                    Cell::Time(time) => self.clock.write(row, time),
+                },
             }
-            self.row.push(b',');
+            row.push(b',');
         }
         self.write_row()
     }
@@ -73,6 +79,39 @@ impl Sink for Csv {
 
     fn flush(&mut self) -> Result<()> {
         self.out.flush().context("cannot write the table")
+    }
+}
+
+/// Writes times. Flows that follow each other often begin in the same second, whose text is kept.
+#[derive(Default)]
+struct Clock {
+    second: u64,
+    text: String,
+}
+
+impl Clock {
+    fn write(&mut self, row: &mut Vec<u8>, time: u64) {
+        const SECOND: u64 = 1_000_000_000;
+        if self.text.is_empty() || self.second != time / SECOND {
+            self.second = time / SECOND;
+            self.text = timestamp(self.second * SECOND);
+        }
+        let (mut fraction, mut digits) = (time % SECOND, 9);
+        if fraction == 0 {
+            row.extend_from_slice(self.text.as_bytes());
+            return;
+        }
+        while fraction.is_multiple_of(10) {
+            fraction /= 10;
+            digits -= 1;
+        }
+        row.extend_from_slice(self.text.trim_end_matches('Z').as_bytes());
+        row.push(b'.');
+        let mut buffer = itoa::Buffer::new();
+        let text = buffer.format(fraction);
+        row.resize(row.len() + digits - text.len(), b'0');
+        row.extend_from_slice(text.as_bytes());
+        row.push(b'Z');
     }
 }
 
@@ -89,7 +128,7 @@ fn real(row: &mut Vec<u8>, number: f64) {
     if whole as f64 == number && whole.unsigned_abs() < 1 << 53 {
         integer(row, whole);
     } else {
-        row.extend_from_slice(ryu::Buffer::new().format(number).as_bytes());
+        row.extend_from_slice(zmij::Buffer::new().format(number).as_bytes());
     }
 }
 
@@ -121,6 +160,16 @@ mod tests {
             real(&mut row, number);
             let text = String::from_utf8(row).unwrap();
             assert_eq!(text.parse(), Ok(number), "{number} was written as {text}");
+        }
+    }
+
+    #[test]
+    fn times_are_those_of_the_log() {
+        let mut clock = Clock::default();
+        for time in [0, 1, 999_999_999, 1_000_000_000, 1_700_000_000_120_000_000, 1_700_000_000_000_000_001] {
+            let mut row = Vec::new();
+            clock.write(&mut row, time);
+            assert_eq!(String::from_utf8(row), Ok(timestamp(time)));
         }
     }
 

@@ -7,16 +7,23 @@ use flowmeter_common::flow::{Entry, Opening};
 use flowmeter_common::key::FlowKey;
 use flowmeter_common::lifecycle::{Ages, EndReason, Fate, ended_before};
 use flowmeter_common::packet::Packet;
-use hashbrown::HashTable;
 
+use super::index::Index;
+use super::prefetch;
 use super::timers::Timers;
-use crate::record::{FlowRecord, Stage};
 
 /// Hash seed: flows of a capture need no protection from whoever sent them beyond bounded memory.
 const SEED: u64 = 0x243f_6a88_85a3_08d3;
 
+/// Packets that are taken together: their flows' entries fit the first two cache levels.
+pub const TOGETHER: usize = 32;
+
+/// A packet, or the reason why it is none, and when it was seen (ns since the Unix epoch).
+pub type Parsed = (Result<Packet, Skip>, u64);
+
 /// The hash under which the table keeps a key.
-pub fn hash(key: &FlowKey) -> u64 {
+#[inline]
+fn hash(key: &FlowKey) -> u64 {
     key.hash(SEED)
 }
 
@@ -54,6 +61,10 @@ impl Entries {
     }
 }
 
+/// Takes a flow that has ended, and why. It fills a kilobyte, so that it is lent.
+pub trait Give: FnMut(&Entry, EndReason) -> Result<()> {}
+impl<T: FnMut(&Entry, EndReason) -> Result<()>> Give for T {}
+
 /// What was counted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
@@ -71,7 +82,7 @@ pub struct Totals {
 pub struct Flows {
     timeouts: Timeouts,
     /// Slots by key; the keys lie in the entries.
-    index: HashTable<u32>,
+    index: Index,
     entries: Entries,
     /// Slots that hold no flow.
     free: Vec<u32>,
@@ -86,7 +97,7 @@ impl Flows {
     pub fn new(timeouts: Timeouts) -> Self {
         Self {
             timeouts,
-            index: HashTable::new(),
+            index: Index::new(),
             entries: Entries::default(),
             free: Vec::new(),
             timers: Timers::new(),
@@ -100,17 +111,46 @@ impl Flows {
         &self.totals
     }
 
-    /// Takes one packet, or the reason why it is none, seen at `timestamp` (ns since the Unix epoch). Flows that end
-    /// go to `give`.
+    /// Takes packets in order, best [`TOGETHER`] at a time.
+    ///
+    /// Updating a flow waits for memory more than it computes: an entry fills fifteen cache lines, and a capture's flows
+    /// no cache. So the index's cells of all are asked for first, then the entries that these name (nearly always the
+    /// right ones), and waited for together. Nothing but the rate depends on it.
     ///
     /// # Errors
     /// `give` fails.
+    pub fn packets(&mut self, packets: &[Parsed], give: &mut impl Give) -> Result<()> {
+        let mut hashes = [0; TOGETHER];
+        for chunk in packets.chunks(TOGETHER) {
+            for ((parsed, _), hash) in chunk.iter().zip(&mut hashes) {
+                if let Ok(packet) = parsed {
+                    *hash = self::hash(&packet.key);
+                    self.index.fetch(*hash);
+                }
+            }
+            for ((parsed, _), &hash) in chunk.iter().zip(&hashes) {
+                if parsed.is_ok()
+                    && let Some(slot) = self.index.find(hash, |_| true)
+                {
+                    prefetch(self.entries.get(slot));
+                }
+            }
+            for ((parsed, timestamp), &hash) in chunk.iter().zip(&hashes) {
+                self.packet(parsed, hash, *timestamp, give)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one packet, or the reason why it is none, seen at `timestamp` (ns since the Unix epoch). Flows that end
+    /// go to `give`.
     #[inline]
-    pub fn packet(
+    fn packet(
         &mut self,
         parsed: &Result<Packet, Skip>,
+        hash: u64,
         timestamp: u64,
-        give: &mut impl FnMut(FlowRecord) -> Result<()>,
+        give: &mut impl Give,
     ) -> Result<()> {
         self.totals.counters.seen += 1;
         if timestamp < self.now {
@@ -122,7 +162,7 @@ impl Flows {
             self.expire(give)?;
         }
         match parsed {
-            Ok(packet) => self.count(packet, give),
+            Ok(packet) => self.count(packet, hash, give),
             Err(why) => {
                 self.totals.counters.skipped[*why as usize] += 1;
                 Ok(())
@@ -134,9 +174,13 @@ impl Flows {
     ///
     /// # Errors
     /// `give` fails.
-    pub fn finish(mut self, give: &mut impl FnMut(FlowRecord) -> Result<()>) -> Result<Totals> {
-        let slots = self.index.iter().copied().collect();
-        for slot in self.by_age(slots) {
+    pub fn finish(mut self, give: &mut impl Give) -> Result<Totals> {
+        // Neither timers nor the index are needed any more, but memory to sort.
+        self.timers = Timers::new();
+        let index = std::mem::replace(&mut self.index, Index::new());
+        let slots = self.by_age(index.len(), index.slots());
+        drop(index);
+        for (_, slot) in slots {
             // SAFETY: a reference points to a readable flow.
             let ages = unsafe { Ages::read(&self.entries.get(slot).state) };
             let by_clock = ages.and_then(|ages| ages.expired(self.now, &self.timeouts));
@@ -146,10 +190,8 @@ impl Flows {
     }
 
     #[inline]
-    fn count(&mut self, packet: &Packet, give: &mut impl FnMut(FlowRecord) -> Result<()>) -> Result<()> {
-        let hash = hash(&packet.key);
-        let entries = &self.entries;
-        let found = self.index.find(hash, |&slot| entries.get(slot).key.same(&packet.key)).copied();
+    fn count(&mut self, packet: &Packet, hash: u64, give: &mut impl Give) -> Result<()> {
+        let found = self.index.find(hash, |slot| self.entries.get(slot).key.same(&packet.key));
         let slot = match found {
             None => self.open(packet, hash, Opening::of(packet)),
             Some(slot) => {
@@ -185,8 +227,7 @@ impl Flows {
             }
             None => self.entries.push(entry),
         };
-        let entries = &self.entries;
-        self.index.insert_unique(hash, slot, |&slot| self::hash(&entries.get(slot).key));
+        self.index.insert(hash, slot);
         self.timers.arm(slot, self.now + self.timeouts.idle.min(self.timeouts.active));
         self.totals.counters.opened += 1;
         self.totals.most_living = self.totals.most_living.max(self.index.len());
@@ -194,30 +235,23 @@ impl Flows {
     }
 
     /// Takes a flow out; its record is given out unless that has been done.
-    fn close(
-        &mut self,
-        slot: u32,
-        why: EndReason,
-        give: &mut impl FnMut(FlowRecord) -> Result<()>,
-    ) -> Result<()> {
+    fn close(&mut self, slot: u32, why: EndReason, give: &mut impl Give) -> Result<()> {
         let entry = self.entries.get(slot);
-        if let Ok(found) = self.index.find_entry(hash(&entry.key), |&other| other == slot) {
-            found.remove();
-        }
+        self.index.remove(hash(&entry.key), slot);
         self.timers.disarm(slot);
         self.free.push(slot);
         if entry.reported != 0 {
             return Ok(());
         }
         self.totals.flows += 1;
-        give(FlowRecord { entry: *entry, stage: Stage::End(why), clock_offset: 0 })
+        give(entry, why)
     }
 
     /// Looks at the flows whose time has come.
-    fn expire(&mut self, give: &mut impl FnMut(FlowRecord) -> Result<()>) -> Result<()> {
+    fn expire(&mut self, give: &mut impl Give) -> Result<()> {
         let (now, timeouts) = (self.now, self.timeouts);
         let due = self.timers.due(now);
-        for slot in self.by_age(due) {
+        for (_, slot) in self.by_age(due.len(), due.into_iter()) {
             // SAFETY: a reference points to a readable flow.
             let Some(ages) = (unsafe { Ages::read(&self.entries.get(slot).state) }) else {
                 continue;
@@ -232,8 +266,7 @@ impl Flows {
                     if entry.reported == 0 {
                         entry.reported = 1;
                         self.totals.flows += 1;
-                        let entry = *entry;
-                        give(FlowRecord { entry, stage: Stage::End(EndReason::Active), clock_offset: 0 })?;
+                        give(entry, EndReason::Active)?;
                     }
                 }
                 Fate::Living => {}
@@ -243,9 +276,11 @@ impl Flows {
         Ok(())
     }
 
-    /// In the order in which the flows began, so that the output does not depend on the tables' order.
-    fn by_age(&self, mut slots: Vec<u32>) -> Vec<u32> {
-        slots.sort_unstable_by_key(|&slot| (self.entries.get(slot).state.first(), slot));
-        slots
+    /// Slots with their flows' beginnings, in order of these, so that the output does not depend on the tables' order.
+    fn by_age(&self, count: usize, slots: impl Iterator<Item = u32>) -> Vec<(u64, u32)> {
+        let mut aged = Vec::with_capacity(count);
+        aged.extend(slots.map(|slot| (self.entries.get(slot).state.first(), slot)));
+        aged.sort_unstable();
+        aged
     }
 }

@@ -9,8 +9,7 @@ use flowmeter_common::frame::SliceFrame;
 use flowmeter_common::parse::{Look, parse_link};
 
 use super::capture::CaptureReader;
-use super::flows::{Flows, Totals};
-use crate::record::FlowRecord;
+use super::flows::{Flows, Give, Parsed, TOGETHER, Totals};
 
 /// Frames between two reports of progress.
 const PROGRESS_PERIOD: u64 = 65_536;
@@ -49,7 +48,7 @@ pub fn read(
     path: &Path,
     settings: &Settings,
     stop: &AtomicBool,
-    mut give: impl FnMut(FlowRecord) -> Result<()>,
+    mut give: impl Give,
     mut progress: impl FnMut(u64),
 ) -> Result<Summary> {
     let mut summary = Summary::default();
@@ -61,6 +60,7 @@ pub fn read(
             return Ok(summary);
         }
     };
+    let mut batch: Vec<Parsed> = Vec::with_capacity(TOGETHER);
     let mut frames = 0_u64;
     loop {
         let frame = match reader.next_frame() {
@@ -72,8 +72,11 @@ pub fn read(
             }
         };
         let slice = SliceFrame::new(frame.data, frame.wire_len as usize);
-        let parsed = parse_link(&slice, frame.link_type, settings.look);
-        flows.packet(&parsed, frame.timestamp_ns, &mut give)?;
+        batch.push((parse_link(&slice, frame.link_type, settings.look), frame.timestamp_ns));
+        if batch.len() == TOGETHER {
+            flows.packets(&batch, &mut give)?;
+            batch.clear();
+        }
         frames += 1;
         if frames.is_multiple_of(PROGRESS_PERIOD) {
             progress(reader.position());
@@ -83,7 +86,10 @@ pub fn read(
             }
         }
     }
+    flows.packets(&batch, &mut give)?;
     summary.cut_short = reader.truncated();
+    // Its window's memory serves to sort what is left.
+    drop(reader);
     summary.totals = flows.finish(&mut give)?;
     Ok(summary)
 }

@@ -1,6 +1,6 @@
 //! When to look at which flow again: a timing wheel (Varghese and Lauck, 1987) over the slots of the host's flow table.
 //!
-//! Each slot is in at most one list, so that arming, moving and removing it take constant time and memory is twelve
+//! Each slot is in at most one list, so that arming, moving and removing it take constant time and memory is eight
 //! bytes a slot. A tick is coarse: a flow is looked at up to one tick after its time, and then judged by its own times.
 
 use flowmeter_common::config::{SECOND, Timeouts};
@@ -11,16 +11,18 @@ const TICK: u64 = SECOND / 4;
 const TICKS: usize = 16_384;
 const _: () = assert!(TICKS as u64 * TICK > Timeouts::MAX_IDLE + 2 * TICK);
 const _: () = assert!(TICKS as u64 * TICK > Timeouts::MAX_ACTIVE + 2 * TICK);
-/// No slot, no list.
+/// No slot.
 const NONE: u32 = u32::MAX;
+
+/// Marks a list's number in [`Link::previous`].
+const LIST: u32 = 1 << 31;
 
 /// A slot's place in the lists.
 #[derive(Clone, Copy)]
 struct Link {
     next: u32,
+    /// The slot before, or the list, marked, for the first one; [`NONE`] for a slot that is in no list.
     previous: u32,
-    /// Index of the list it is in.
-    list: u32,
 }
 
 /// The wheel.
@@ -43,36 +45,36 @@ impl Timers {
     /// would have come.
     pub fn arm(&mut self, slot: u32, at: u64) {
         if self.links.len() <= slot as usize {
-            self.links.resize(slot as usize + 1, Link { next: NONE, previous: NONE, list: NONE });
+            self.links.resize(slot as usize + 1, Link { next: NONE, previous: NONE });
         }
         self.disarm(slot);
         // What would be beyond the wheel is looked at early, and armed again.
         let tick = (at / TICK).clamp(self.tick, self.tick + TICKS as u64 - 1);
         let list = (tick % TICKS as u64) as u32;
-        let first = self.heads[list as usize];
+        let first = std::mem::replace(&mut self.heads[list as usize], slot);
         if first != NONE {
             self.links[first as usize].previous = slot;
         }
-        self.links[slot as usize] = Link { next: first, previous: NONE, list };
-        self.heads[list as usize] = slot;
+        self.links[slot as usize] = Link { next: first, previous: LIST | list };
     }
 
     /// Takes a slot out.
     pub fn disarm(&mut self, slot: u32) {
-        let Some(&Link { next, previous, list }) = self.links.get(slot as usize) else {
+        let Some(&Link { next, previous }) = self.links.get(slot as usize) else {
             return;
         };
-        if list == NONE {
+        if previous == NONE {
             return;
         }
-        match previous {
-            NONE => self.heads[list as usize] = next,
-            _ => self.links[previous as usize].next = next,
+        if previous & LIST != 0 {
+            self.heads[(previous & !LIST) as usize] = next;
+        } else {
+            self.links[previous as usize].next = next;
         }
         if next != NONE {
             self.links[next as usize].previous = previous;
         }
-        self.links[slot as usize].list = NONE;
+        self.links[slot as usize].previous = NONE;
     }
 
     /// True if [`due`](Self::due) has something to do at `now`.
