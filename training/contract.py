@@ -20,23 +20,33 @@ def export(model, path, *, name, feature_set, table, benign, weight, threshold_m
     converted = convert_lightgbm(
         model, initial_types=[("features", FloatTensorType([None, values.shape[1]]))], zipmap=False,
         target_opset=OPSET[""])
-    golden = values[len(values) // 2]
+    write(
+        converted, path, name=name, feature_set=feature_set, inputs=list(table.columns),
+        threshold_malicious=threshold_malicious, threshold_benign=threshold_benign,
+        ranges=[[float(low), float(high)] for low, high in zip(values.min(axis=0), values.max(axis=0))],
+        medians=[weighted_quantile(column, weight[benign], 0.5) for column in values[benign.to_numpy()].T],
+        golden=values[len(values) // 2])
+
+
+def write(model, path, *, name, feature_set, inputs, threshold_malicious, threshold_benign, ranges, golden, medians=None):
+    """Writes any ONNX model that takes and gives what the contract says. `golden` is a row of inputs, float32."""
     metadata = {
         "contract": "1",
         "name": name,
         "feature_set": feature_set,
-        "inputs": json.dumps(list(table.columns)),
+        "inputs": json.dumps(inputs),
         "classes": json.dumps(["benign", "malicious"]),
         "threshold_malicious": str(threshold_malicious),
         "threshold_benign": str(threshold_benign),
-        "ranges": json.dumps([[float(low), float(high)] for low, high in zip(values.min(axis=0), values.max(axis=0))]),
-        "medians": json.dumps([weighted_quantile(column, weight[benign], 0.5) for column in values[benign.to_numpy()].T]),
-        "golden": json.dumps({"input": [float(value) for value in golden], "score": score(converted, golden)}),
+        "ranges": json.dumps(ranges),
+        "golden": json.dumps({"input": [float(value) for value in golden], "score": score(model, golden)}),
     }
-    onnx.helper.set_model_props(converted, {f"flowmeter.{key}": value for key, value in metadata.items()})
-    onnx.checker.check_model(converted)
+    if medians is not None:
+        metadata["medians"] = json.dumps(medians)
+    onnx.helper.set_model_props(model, {f"flowmeter.{key}": value for key, value in metadata.items()})
+    onnx.checker.check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(converted.SerializeToString())
+    path.write_bytes(model.SerializeToString())
 
 
 def score(model, row):

@@ -5,28 +5,31 @@ No feature is defined here: columns are those that the binary writes, under the 
 
 import csv
 import importlib.util
+import json
 import pathlib
 import subprocess
 import tempfile
 
 import pandas
 
-# Columns before the features: who and what, never given to a model.
-IDENTITY = ["observed", "timestamp", "src_ip", "src_port", "dst_ip", "dst_port", "protocol", "vlan", "end_reason",
-            "flow_packets", "flow_bytes", "verdict", "score", "model"]
-
-
 # What the truth adds.
 TRUTH = ["label", "source", "category"]
 
 
-def columns_of(binary, captures):
+def features(binary, feature_set="flowmeter/v1"):
+    """The names of a set's features, in order; what else is in a table says which flow it is."""
+    command = [str(binary), "features", "--set", feature_set, "--format", "json"]
+    columns = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return [column["name"] for column in columns if column["role"] == "feature"]
+
+
+def table_of(binary, captures):
     """A data frame with a row for each flow of `captures` (paths); column `observed` is the path."""
     with tempfile.TemporaryDirectory() as folder:
-        table = pathlib.Path(folder) / "flows.csv"
-        command = [binary, "--quiet", "pcap", "--no-model", "--format", "csv", "--output", table, *captures]
+        table = pathlib.Path(folder) / "flows.parquet"
+        command = [binary, "--quiet", "pcap", "--no-model", "--format", "parquet", "--output", table, *captures]
         subprocess.run([str(word) for word in command], check=True)
-        return pandas.read_csv(table, low_memory=False, dtype={"src_ip": str, "dst_ip": str})
+        return pandas.read_parquet(table)
 
 
 def read_labels(path):
@@ -48,7 +51,7 @@ def corpus(binary, folder, unpacked, split):
     rows = {path: row for path, row in rows.items() if pathlib.Path(path).exists()}
     if not rows:
         raise SystemExit(f"no capture of the split {split} under {unpacked / split}: unpack {split}.tar.zst there first")
-    flows = columns_of(binary, sorted(rows))
+    flows = table_of(binary, sorted(rows))
     label = [
         flow_label(rows[path], int(protocol), source, int(source_port), target, int(target_port))
         for path, protocol, source, source_port, target, target_port in zip(
@@ -64,7 +67,7 @@ def recordings(binary, folder):
     """The labelled flows of captures that tests/sample/record.py made, by the manifest.csv beside them."""
     with open(folder / "manifest.csv", newline="", encoding="utf-8") as file:
         rows = {str(folder / row["file"]): row for row in csv.DictReader(file)}
-    flows = columns_of(binary, sorted(rows))
+    flows = table_of(binary, sorted(rows))
     return labelled(
         flows, [int(rows[path]["label"] == "malicious") for path in flows.observed],
         source="recorded", category=[rows[path]["activity"] for path in flows.observed])

@@ -86,8 +86,7 @@ def main():
     table = flows.corpus(arguments.bin, arguments.corpus, arguments.unpacked, "train")
     if arguments.recordings:
         table = pandas.concat([table, flows.recordings(arguments.bin, arguments.recordings)], ignore_index=True)
-    inputs = [name for name in table.columns
-              if name not in flows.IDENTITY + flows.TRUTH and not any(word in name for word in LEFT_OUT)]
+    inputs = [name for name in flows.features(arguments.bin) if not any(word in name for word in LEFT_OUT)]
     print(f"{len(table)} flows, {table.label.sum()} of them malicious, {len(inputs)} columns")
 
     unseen = unseen_scores(table, inputs)

@@ -208,6 +208,18 @@ pub struct Features {
     /// The set to print; without it, all sets are listed.
     #[arg(long, value_name = "ID")]
     pub set: Option<String>,
+    /// The page to read, or an array of objects for programs.
+    #[arg(long, value_enum, default_value = "markdown", requires = "set")]
+    pub format: Reference,
+}
+
+/// How a feature set is described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Reference {
+    /// A page with a table.
+    Markdown,
+    /// One object a column: role (identity or feature), name, type, unit, definition, undefined.
+    Json,
 }
 
 /// A time with its unit: 500ms, 90s, 15m, 1h; a bare number is seconds.

@@ -1,5 +1,6 @@
 //! The `flowmeter` command.
 
+use std::io;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -12,6 +13,8 @@ fn main() -> ExitCode {
     start_log(&cli);
     match run(&cli) {
         Ok(code) => code,
+        // An agent that cannot write its log has failed. Everything else is done when nobody reads on.
+        Err(error) if is_broken_pipe(&error) && !matches!(cli.command, Command::Live(_)) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error:#}");
             ExitCode::FAILURE
@@ -24,7 +27,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Live(args) => command::live::run(args),
         Command::Pcap(args) => command::pcap::run(args),
         Command::Doctor(args) => command::doctor::run(args),
-        Command::Features(args) => command::features(args.set.as_deref()),
+        Command::Features(args) => command::features(args),
         Command::Model(args) => match &args.command {
             ModelCommand::Check { file, onnxruntime } => command::check_model(file, onnxruntime.as_deref()),
         },
@@ -49,4 +52,14 @@ fn start_log(cli: &Cli) {
 
 fn last(level: &str) -> &str {
     level.rsplit('=').next().unwrap_or(level)
+}
+
+/// Whoever read our output has had enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+            || cause
+                .downcast_ref::<serde_json::Error>()
+                .is_some_and(|e| e.io_error_kind() == Some(io::ErrorKind::BrokenPipe))
+    })
 }

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::build;
 use crate::command::{self, install, is_root, run};
+use crate::fuzz;
 use crate::setup::{self, packages};
 use crate::workspace;
 
@@ -29,6 +30,7 @@ pub fn lint() -> Result<()> {
     ensure_component("rustfmt")?;
     ensure_component("clippy")?;
     run(cargo().args(["fmt", "--all", "--check"]))?;
+    run(cargo().args(["fmt", "--manifest-path", fuzz::MANIFEST, "--check"]))?;
     // The agent embeds the kernel programs, so they come first.
     build::kernel_programs()?;
     run(cargo().args(["clippy", "--release", "--all-targets", "--quiet", "--", "--deny", "warnings"]))?;

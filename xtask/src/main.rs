@@ -7,6 +7,7 @@ mod bpf_stamp;
 mod build;
 mod check;
 mod command;
+mod fuzz;
 #[path = "../../flowmeter-userspace/src/model/onnxruntime_pin.rs"]
 mod onnxruntime_pin;
 mod setup;
@@ -52,6 +53,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Throw made-up frames, captures and packet sequences at the parser, the readers and the flow table.
+    Fuzz(fuzz::Options),
     /// Format, lints and all tests, those with the kernel included (these need root).
     Test,
     /// Format and lints only, for the user and the BPF crates.
@@ -89,6 +92,7 @@ fn run(command: Command) -> Result<ExitCode> {
             build::all()?;
             return command::hand_over(&workspace::release("flowmeter-bench"), &args);
         }
+        Command::Fuzz(options) => fuzz::run(&options)?,
         Command::Test => check::test()?,
         Command::Lint => check::lint()?,
     }

@@ -4,13 +4,14 @@ pub mod doctor;
 pub mod live;
 pub mod pcap;
 
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use flowmeter_common::config::Timeouts;
 
-use crate::cli::{Scoring, Timing};
+use crate::cli::{self, Reference, Scoring, Timing};
 use crate::features::{FeatureSet, SETS};
 use crate::model::{Model, Runtime};
 use crate::verdict::Judge;
@@ -68,17 +69,24 @@ pub fn model(path: Option<&Path>, runtime: &Runtime) -> Result<Model> {
     }
 }
 
-/// Prints the reference page of a set, or what sets there are.
+/// Prints the reference of a set, or what sets there are.
 ///
 /// # Errors
 /// There is no such set.
-pub fn features(id: Option<&str>) -> Result<ExitCode> {
-    match id {
-        Some(id) => print!("{}", feature_set(id)?.reference()),
+pub fn features(args: &cli::Features) -> Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    match &args.set {
+        Some(id) => {
+            let set = feature_set(id)?;
+            match args.format {
+                Reference::Markdown => write!(out, "{}", set.page())?,
+                Reference::Json => writeln!(out, "{:#}", serde_json::to_value(set.reference())?)?,
+            }
+        }
         None => {
-            println!("Feature sets; `flowmeter features --set ID` prints one:\n");
+            writeln!(out, "Feature sets; `flowmeter features --set ID` prints one:\n")?;
             for set in SETS {
-                println!("{:<14} {:>3} columns", set.id, set.identity.len() + set.names().len());
+                writeln!(out, "{:<14} {:>3} columns", set.id, set.identity.len() + set.names().len())?;
             }
         }
     }
@@ -94,10 +102,11 @@ pub fn check_model(file: &Path, onnxruntime: Option<&Path>) -> Result<ExitCode> 
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let known = |id: &str| FeatureSet::find(id).map(FeatureSet::names);
     let (model, findings) = Model::examine(&bytes, &runtime, &known);
+    let mut out = io::stdout().lock();
     for finding in findings {
         match finding.outcome {
-            Ok(text) => println!("ok      {}: {text}", finding.subject),
-            Err(text) => println!("failed  {}: {text}", finding.subject),
+            Ok(text) => writeln!(out, "ok      {}: {text}", finding.subject)?,
+            Err(text) => writeln!(out, "failed  {}: {text}", finding.subject)?,
         }
     }
     Ok(if model.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -60,14 +60,8 @@ pub fn run(args: &Pcap) -> Result<ExitCode> {
     let jobs = args.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
 
     let mut found = Found::default();
-    match read_all(&args.files, &settings, jobs, &stop, &mut pipeline, &mut found) {
-        Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
-        outcome => outcome?,
-    }
-    match pipeline.finish() {
-        Err(error) if !is_broken_pipe(&error) => return Err(error),
-        _ => {}
-    }
+    read_all(&args.files, &settings, jobs, &stop, &mut pipeline, &mut found)?;
+    pipeline.finish()?;
     Ok(found.report(args.files.len(), pipeline.counts()))
 }
 
@@ -303,14 +297,4 @@ impl Progress {
     fn finish(&self) {
         self.bar.finish_and_clear();
     }
-}
-
-/// Whoever read our output has had enough; that is no failure.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-            || cause
-                .downcast_ref::<serde_json::Error>()
-                .is_some_and(|e| e.io_error_kind() == Some(std::io::ErrorKind::BrokenPipe))
-    })
 }

@@ -12,6 +12,8 @@ pub mod view;
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
+
 pub use view::FlowView;
 
 pub use identity::{Cell, Identity};
@@ -127,24 +129,40 @@ impl FeatureSet {
         }));
     }
 
-    /// The reference page, in Markdown.
-    pub fn reference(&self) -> String {
-        let features = self.features().count();
+    /// What each column is, in order.
+    pub fn reference(&self) -> Vec<Reference> {
+        let identity = self.identity.iter().map(|c| Reference {
+            role: "identity",
+            name: c.name,
+            kind: c.kind.name(),
+            unit: c.unit,
+            definition: c.definition,
+            undefined: c.undefined,
+        });
+        let features = self.features().map(|f| Reference {
+            role: "feature",
+            name: f.name,
+            kind: if f.kind == Kind::Integer { "integer" } else { "real" },
+            unit: f.unit,
+            definition: f.definition,
+            undefined: f.undefined,
+        });
+        identity.chain(features).collect()
+    }
+
+    /// The reference as a page, in Markdown.
+    pub fn page(&self) -> String {
+        let columns = self.reference();
         let mut page = format!(
-            "# Feature set `{}`\n\n{}\n\n{} columns in this order: {} that say which flow it is and are no features, then {features} features.\n\n\
+            "# Feature set `{}`\n\n{}\n\n{} columns in this order: {} that say which flow it is and are no features, then {} features.\n\n\
              | # | name | type | unit | definition | where undefined |\n|--:|---|---|---|---|---|\n",
             self.id,
             self.description,
-            self.identity.len() + features,
+            columns.len(),
             self.identity.len(),
+            columns.len() - self.identity.len(),
         );
-        let identity =
-            self.identity.iter().map(|c| (c.name, c.kind.name(), c.unit, c.definition, c.undefined));
-        let features = self.features().map(|f| {
-            let kind = if f.kind == Kind::Integer { "integer" } else { "real" };
-            (f.name, kind, f.unit, f.definition, f.undefined)
-        });
-        for (i, (name, kind, unit, definition, undefined)) in identity.chain(features).enumerate() {
+        for (i, Reference { name, kind, unit, definition, undefined, .. }) in columns.iter().enumerate() {
             // Writing to a String cannot fail.
             let _ = writeln!(page, "| {} | `{name}` | {kind} | {unit} | {definition} | {undefined} |", i + 1);
         }
@@ -152,9 +170,28 @@ impl FeatureSet {
     }
 }
 
+/// What a column of a set is.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Reference {
+    /// `identity`: says which flow it is; `feature`: a model may take it.
+    pub role: &'static str,
+    /// Column name.
+    pub name: &'static str,
+    /// `integer`, `real`, `text` or `time`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Unit.
+    pub unit: &'static str,
+    /// What it is.
+    pub definition: &'static str,
+    /// What it is where the definition has no value.
+    pub undefined: &'static str,
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::path::Path;
 
     use super::*;
 
@@ -162,12 +199,22 @@ mod tests {
     fn names_are_unique_and_every_row_is_complete() {
         for set in SETS {
             let mut seen = HashSet::new();
-            let identity = set.identity.iter().map(|c| (c.name, [c.unit, c.definition, c.undefined]));
-            let features = set.features().map(|f| (f.name, [f.unit, f.definition, f.undefined]));
-            for (name, texts) in identity.chain(features) {
-                assert!(seen.insert(name), "{}: {name} occurs twice", set.id);
-                assert!(texts.iter().all(|text| !text.is_empty()), "{}: {name} lacks a text", set.id);
+            for column in set.reference() {
+                assert!(seen.insert(column.name), "{}: {} occurs twice", set.id, column.name);
+                let texts = [column.unit, column.definition, column.undefined];
+                assert!(texts.iter().all(|text| !text.is_empty()), "{}: {column:?} lacks a text", set.id);
             }
+        }
+    }
+
+    #[test]
+    fn the_pages_in_docs_are_those_of_the_table() {
+        for set in SETS {
+            let name = format!("docs/features/{}.md", set.id.replace('/', "-"));
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(&name);
+            let page = std::fs::read_to_string(&path).unwrap_or_default();
+            // Not assert_eq: two pages of text would bury what to do.
+            assert!(page == set.page(), "run: target/release/flowmeter features --set {} > {name}", set.id);
         }
     }
 }

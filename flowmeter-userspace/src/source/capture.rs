@@ -35,11 +35,15 @@ const PLAUSIBLE_PACKET: u32 = 262_144;
 /// Bytes read from a compressed file at a time.
 const COMPRESSED_CHUNK: usize = 128 * 1024;
 
+/// The latest time of a frame, in the year 2262: what a signed number of nanoseconds holds, as the formats that are written
+/// want it. A later time can only be damage, and is taken as this one; the frames after it count as stepped back.
+pub const LATEST: u64 = i64::MAX as u64;
+
 /// One frame as it was captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CaptureFrame<'a> {
-    /// When it was captured, in nanoseconds since the Unix epoch. A record format without a clock (pcapng's simple
-    /// packet) carries the time of the frame before it.
+    /// When it was captured, in nanoseconds since the Unix epoch, from 1970 to [`LATEST`]. A record format without a
+    /// clock (pcapng's simple packet) carries the time of the frame before it.
     pub timestamp_ns: u64,
     /// What the frame begins with: the number in the file, a libpcap `LINKTYPE_` (some writers put a `DLT_`).
     pub link_type: u32,

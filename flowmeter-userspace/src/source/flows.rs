@@ -142,8 +142,8 @@ impl Flows {
         Ok(())
     }
 
-    /// Takes one packet, or the reason why it is none, seen at `timestamp` (ns since the Unix epoch). Flows that end
-    /// go to `give`.
+    /// Takes one packet, or the reason why it is none, seen at `timestamp` (ns since the Unix epoch, at most
+    /// [`LATEST`](super::capture::LATEST)). Flows that end go to `give`.
     #[inline]
     fn packet(
         &mut self,

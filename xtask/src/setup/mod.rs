@@ -1,6 +1,7 @@
 //! Installs what is missing, each part for its own reason, and says so; what is there is left alone.
 
 pub mod bpf_linker;
+pub mod cargo_fuzz;
 pub mod ebpf_toolchain;
 pub mod onnxruntime;
 pub mod packages;

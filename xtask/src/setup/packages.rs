@@ -32,6 +32,9 @@ pub const TESTS: &[Program] = &[
     Program { name: "tshark", package: "tshark", why: "the independent check of features" },
 ];
 
+/// What fuzzing is built with.
+pub const FUZZ: &[Program] = &[Program { name: "g++", package: "g++", why: "libFuzzer, which is C++" }];
+
 /// Installs those programs that are missing.
 pub fn ensure(programs: &[Program]) -> Result<()> {
     let missing: Vec<&Program> = programs.iter().filter(|program| find(program.name).is_none()).collect();

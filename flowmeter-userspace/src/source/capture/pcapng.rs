@@ -13,7 +13,7 @@ use pcap_parser::{
 };
 
 use super::window::Window;
-use super::{Located, MAX_RECORD, Step};
+use super::{LATEST, Located, MAX_RECORD, Step};
 
 /// Block type of the packet block that the enhanced packet block replaced; old captures have it.
 const OLD_PACKET: u32 = 2;
@@ -277,7 +277,7 @@ impl Clock {
             }
             Unit::Vanishing => 0,
         };
-        since.saturating_add_signed(self.offset_ns)
+        since.saturating_add_signed(self.offset_ns).min(LATEST)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{Cursor, Write as _};
 
-use super::CaptureReader;
+use super::{CaptureReader, LATEST};
 
 /// A frame as it was read.
 #[derive(Debug, PartialEq, Eq)]
@@ -136,6 +136,16 @@ fn pcapng_with_several_interfaces_and_resolutions() {
             frame(5_500_000_000, 101, b"efgh", 4),
         ];
         assert_eq!(read(file), (expected, Ok(false)), "big-endian: {}", order.big);
+    }
+}
+
+#[test]
+fn a_time_beyond_what_is_written_is_the_latest_one() {
+    for (resolution, time) in [(6, u64::MAX), (9, u64::MAX), (0, 1 << 63), (0x80, u64::MAX), (9, LATEST + 1)]
+    {
+        let order = Order { big: false };
+        let file = [order.section(), order.interface(1, Some(resolution)), order.packet(0, time, b"a", 1)];
+        assert_eq!(read(file.concat()).0, [frame(LATEST, 1, b"a", 1)], "resolution {resolution}");
     }
 }
 
