@@ -133,6 +133,12 @@ impl Periods {
     }
 }
 
+/// As much of a length as 16 bits hold.
+#[inline(always)]
+fn capped(length: u32) -> u16 {
+    if length > u32::from(u16::MAX) { u16::MAX } else { length as u16 }
+}
+
 /// Whole microseconds, at most `u32::MAX` (71 minutes).
 #[inline(always)]
 fn microseconds(nanoseconds: u64) -> u32 {
@@ -713,12 +719,14 @@ impl Direction {
     #[inline(always)]
     fn add_head(&mut self, packet: &Packet, at: usize, offset: u32) {
         let n = if packet.segments == 0 { 1 } else { u32::from(packet.segments) };
-        let size = if n == 1 { packet.size } else { packet.headers().wrapping_add(packet.segment_payload) };
-        let size = if size > u32::from(u16::MAX) { u16::MAX } else { size as u16 };
+        let headers = packet.headers();
+        let rest = packet.payload.saturating_sub(packet.segment_payload.wrapping_mul(n - 1));
+        let full = capped(headers.wrapping_add(packet.segment_payload));
+        let last = capped(headers.wrapping_add(rest));
         let mut i = 0;
         while i < HEAD {
             if i >= at && i < at + n as usize {
-                self.head_sizes[i] = size;
+                self.head_sizes[i] = if i + 1 == at + n as usize { last } else { full };
                 self.head_offsets[i] = offset;
             }
             i += 1;
