@@ -290,6 +290,10 @@ pub fn all() -> Vec<Fixture> {
                 client(tcp::ACK, 1350, 1, 150),
                 client(tcp::ACK, 3000, 1, 100),
                 client(tcp::ACK, 1500, 1, 1500),
+                server(tcp::ACK, 1, 3000, 200),
+                server(tcp::ACK, 401, 3000, 200),
+                server(tcp::ACK, 201, 3000, 200),
+                server(tcp::ACK, 201, 3000, 200),
             ],
         ),
         steadily(

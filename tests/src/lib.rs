@@ -9,7 +9,8 @@
 //! 5. [`row`]: reads its log.
 //! 6. [`tap`]: counts the same packets by other means.
 //! 7. [`fixtures`]: small captures, each of one hard case; [`corpora`]: large collections of found ones.
-//! 8. [`programs`]: puts packets through the kernel programs without an interface.
+//! 8. [`packets`]: sequences of parsed packets, made of any bytes.
+//! 9. [`programs`]: puts packets through the kernel programs without an interface.
 //!
 //! Nothing here touches the machine's own interfaces: traffic stays in namespaces that the caller makes.
 
@@ -18,6 +19,7 @@ pub mod corpora;
 pub mod fixtures;
 pub mod frames;
 pub mod netns;
+pub mod packets;
 pub mod programs;
 pub mod replay;
 pub mod row;

@@ -284,3 +284,45 @@ impl Flows {
         aged
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use flowmeter_common::config::SECOND;
+    use flowmeter_common::packet::{Packet, protocol};
+
+    use super::*;
+
+    #[test]
+    fn memory_is_that_of_the_flows_that_live_at_once() {
+        let datagram = |port| Packet {
+            key: FlowKey { a_port: port, protocol: protocol::UDP, ..FlowKey::default() },
+            direction: 0,
+            flags: 0,
+            header: 8,
+            window: 0,
+            segments: 1,
+            segment_payload: 0,
+            size: 28,
+            payload: 0,
+            sequence: 0,
+            acknowledgement: 0,
+        };
+        let mut flows = Flows::new(Timeouts::default());
+        let mut given = 0;
+        let mut give = |_: &Entry, _| {
+            given += 1;
+            Ok(())
+        };
+        // 50,000 flows, of which at most two live at any time.
+        for i in 0..50_000 {
+            flows
+                .packets(&[(Ok(datagram(i as u16)), i * 100 * SECOND)], &mut give)
+                .expect("giving out never fails");
+        }
+        assert!(flows.totals.most_living <= 2, "{} flows at once", flows.totals.most_living);
+        assert_eq!(flows.entries.blocks.len(), 1, "ended flows make room");
+        assert!(flows.free.len() <= 2 && flows.index.len() <= 2);
+        flows.finish(&mut give).expect("giving out never fails");
+        assert_eq!(given, 50_000);
+    }
+}

@@ -1,0 +1,91 @@
+//! The feature sets over many kinds of flows: no column says what another one says, and none says nothing.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use flowmeter::features::{FeatureSet, FlowView, SETS};
+use flowmeter::record::FlowRecord;
+use flowmeter::source::capture::CaptureReader;
+use flowmeter::source::flows::Flows;
+use flowmeter_common::config::Timeouts;
+use flowmeter_common::flow::Entry;
+use flowmeter_common::frame::SliceFrame;
+use flowmeter_common::parse::{Look, parse_link};
+use flowmeter_tests::packets::{STEP, step};
+use flowmeter_tests::{fixtures, sample_folder};
+
+/// Each feature's values over the recorded sample, the fixtures and made-up flows.
+fn columns(set: &FeatureSet) -> Result<Vec<Vec<f64>>> {
+    let mut columns = vec![Vec::new(); set.names().len()];
+    let mut row = Vec::new();
+    let mut give = |entry: &Entry, why| {
+        row.clear();
+        set.values(&FlowView::new(&FlowRecord::of_capture(entry, why)), &mut row);
+        for (column, value) in columns.iter_mut().zip(&row) {
+            assert!(value.is_finite());
+            column.push(*value);
+        }
+        Ok(())
+    };
+    for entry in std::fs::read_dir(sample_folder())? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|end| end != "zst") {
+            continue;
+        }
+        let (mut reader, mut flows) = (CaptureReader::open(&path)?, Flows::new(Timeouts::default()));
+        while let Some(frame) = reader.next_frame()? {
+            let slice = SliceFrame::new(frame.data, frame.wire_len as usize);
+            let parsed = parse_link(&slice, frame.link_type, Look::default());
+            flows.packets(&[(parsed, frame.timestamp_ns)], &mut give)?;
+        }
+        flows.finish(&mut give)?;
+    }
+    for fixture in fixtures::all() {
+        let mut flows = Flows::new(Timeouts::default());
+        for frame in &fixture.frames {
+            let slice = SliceFrame::new(&frame.data, frame.wire_len as usize);
+            flows.packets(&[(parse_link(&slice, 1, Look::default()), frame.timestamp_ns)], &mut give)?;
+        }
+        flows.finish(&mut give)?;
+    }
+    let mut random = fastrand::Rng::with_seed(39);
+    for _ in 0..200 {
+        let mut flows = Flows::new(Timeouts::default());
+        let mut now = 0;
+        for _ in 0..60 {
+            let (packet, gap) = step(&std::array::from_fn::<u8, STEP, _>(|_| random.u8(..)));
+            now += gap;
+            flows.packets(&[(Ok(packet), now)], &mut give)?;
+        }
+        flows.finish(&mut give)?;
+    }
+    Ok(columns)
+}
+
+#[test]
+fn every_column_of_every_set_says_something() -> Result<()> {
+    for set in SETS {
+        for (column, name) in columns(set)?.iter().zip(set.names()) {
+            let same = column.iter().all(|value| *value == column[0]);
+            assert!(!same, "{}: {name} is {} of all {} flows", set.id, column[0], column.len());
+        }
+    }
+    Ok(())
+}
+
+/// The other sets keep what their tools repeat.
+#[test]
+fn no_column_of_the_own_set_repeats_another() -> Result<()> {
+    let set = FeatureSet::find("flowmeter/v1").expect("the own set");
+    let columns = columns(set)?;
+    assert!(columns.len() >= 120, "{} columns", columns.len());
+    let mut seen: HashMap<Vec<u64>, &str> = HashMap::new();
+    for (column, name) in columns.iter().zip(set.names()) {
+        let bits = column.iter().map(|value| value.to_bits()).collect();
+        if let Some(other) = seen.insert(bits, name) {
+            panic!("{name} is {other} of all {} flows", column.len());
+        }
+    }
+    println!("{} columns over {} flows", columns.len(), columns[0].len());
+    Ok(())
+}
