@@ -177,7 +177,15 @@ impl Agent {
     }
 
     /// Sends a signal, waits for the end, and reads the log.
-    pub fn stop(mut self, signal: Signal) -> Result<Outcome> {
+    pub fn stop(self, signal: Signal) -> Result<Outcome> {
+        let log = self.log.clone();
+        let mut outcome = self.end(signal)?;
+        outcome.rows = read_log(&log)?;
+        Ok(outcome)
+    }
+
+    /// Sends a signal and waits for the end; for logs that are no JSON lines, of which there are no rows then.
+    pub fn end(mut self, signal: Signal) -> Result<Outcome> {
         let number = match signal {
             Signal::Interrupt => libc::SIGINT,
             Signal::Terminate => libc::SIGTERM,
@@ -199,7 +207,7 @@ impl Agent {
         };
         let took = begin.elapsed();
         self.finish_reading();
-        Ok(Outcome { rows: read_log(&self.log)?, said: std::mem::take(&mut self.said), status, took })
+        Ok(Outcome { rows: Vec::new(), said: std::mem::take(&mut self.said), status, took })
     }
 
     /// Waits for an end that comes by itself, such as a refusal.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
-use flowmeter::features::{FeatureSet, FlowView, SETS};
+use flowmeter::features::{FeatureSet, FlowView, Kind, SETS};
 use flowmeter::record::FlowRecord;
 use flowmeter::source::capture::CaptureReader;
 use flowmeter::source::flows::Flows;
@@ -60,6 +60,20 @@ fn columns(set: &FeatureSet) -> Result<Vec<Vec<f64>>> {
         flows.finish(&mut give)?;
     }
     Ok(columns)
+}
+
+#[test]
+fn whole_numbers_are_whole() -> Result<()> {
+    for set in SETS {
+        for (column, feature) in columns(set)?.iter().zip(set.features()) {
+            if let (Kind::Integer, Some(broken)) =
+                (feature.kind, column.iter().find(|value| value.fract() != 0.0))
+            {
+                panic!("{}: {} is said to be whole and is {broken}", set.id, feature.name);
+            }
+        }
+    }
+    Ok(())
 }
 
 #[test]

@@ -263,8 +263,7 @@ fn ipv4() {
                 there()
                     .with(Transport::raw(
                         51,
-                        [&[17, 2, 0, 0].as_slice(), &[0; 12][..], &there().with(udp()).build_ip()[20..]]
-                            .concat(),
+                        [[17, 2, 0, 0].as_slice(), &[0; 12], &there().with(udp()).build_ip()[20..]].concat(),
                     ))
                     .build(),
                 Ok("v4 17 192.0.2.1 4000 > 198.51.100.7 53, 54 = 8 + 10"),
@@ -292,8 +291,7 @@ fn ipv6() {
     let many =
         |count| (0..count).fold(there6(), |packet, _| packet.extension(Extension::Destination(vec![0; 6])));
     let at = ETHERNET;
-    let authenticated =
-        [&[17, 4, 0, 0].as_slice(), &[0; 20][..], &there6().with(udp()).build_ip()[40..]].concat();
+    let authenticated = [[17, 4, 0, 0].as_slice(), &[0; 20], &there6().with(udp()).build_ip()[40..]].concat();
     check_ethernet(
         vec![
             ("plain", frame(), Ok(UDP6)),

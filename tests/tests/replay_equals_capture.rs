@@ -5,21 +5,21 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use flowmeter_tests::agent::{Agent, Outcome, Signal, pcap_rows};
 use flowmeter_tests::frames::{Extension, Fragment, Packet, Transport, protocol, tcp};
 use flowmeter_tests::netns::{Chatter, Namespace, Offload};
 use flowmeter_tests::replay::{Frame, Oversized, Pace, Sender, merge, read_capture, write_capture};
 use flowmeter_tests::row::{self, Counted};
-use flowmeter_tests::{require_root, sample_folder};
+use flowmeter_tests::{fixtures, require_root, sample_folder};
 use serde_json::Value;
 
 /// Sends frames at a watched interface and returns what FlowMeter made of them, and how many were sent.
-fn live(frames: &[Frame], pace: Pace) -> Result<(Outcome, u64)> {
+fn live(frames: &[Frame], pace: Pace, further: &[&str]) -> Result<(Outcome, u64)> {
     let (sends, watches) = (Namespace::new("sends")?, Namespace::new("watches")?);
     sends.join("out", &watches, "in", Chatter::None, Offload::Off)?;
     let folder = tempfile::tempdir()?;
-    let agent = Agent::start(&watches, &["in"], &folder.path().join("log"), &[])?;
+    let agent = Agent::start(&watches, &["in"], &folder.path().join("log"), further)?;
     let sent = sends
         .run(|| Sender::open("out")?.send(frames, pace, Oversized::Refuse, &AtomicBool::new(false)))??;
     std::thread::sleep(Duration::from_millis(300));
@@ -28,22 +28,24 @@ fn live(frames: &[Frame], pace: Pace) -> Result<(Outcome, u64)> {
     Ok((outcome, sent))
 }
 
-/// How often each flow is there; VLAN tags belong to its name.
-fn census<'a>(rows: impl Iterator<Item = &'a Value>) -> Result<BTreeMap<(Counted, String), u32>> {
+/// How often each flow is there; VLAN tags and tunnels belong to its name.
+fn census<'a>(rows: impl Iterator<Item = &'a Value>) -> Result<BTreeMap<(Counted, [String; 3]), u32>> {
     let mut found = BTreeMap::new();
     for row in rows.filter(|row| row["event"] == "flow") {
-        *found.entry((Counted::of(row)?, row["vlan"].to_string())).or_default() += 1;
+        *found
+            .entry((Counted::of(row)?, ["vlan", "tunnel", "tunnel_id"].map(|name| row[name].to_string())))
+            .or_default() += 1;
     }
     Ok(found)
 }
 
 /// Fails with all differences unless both ways give the same flows.
-fn same(frames: &[Frame], pace: Pace) -> Result<()> {
+fn same(frames: &[Frame], pace: Pace, further: &[&str]) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("same.pcap");
     write_capture(&file, frames)?;
-    let expected = census(pcap_rows(&[&file], &[])?.iter())?;
-    let (outcome, sent) = live(frames, pace)?;
+    let expected = census(pcap_rows(&[&file], further)?.iter())?;
+    let (outcome, sent) = live(frames, pace, further)?;
     let found = census(outcome.flows())?;
     let mut differences = String::new();
     for (side, own, other) in [("only in the capture", &expected, &found), ("only live", &found, &expected)] {
@@ -77,7 +79,7 @@ fn the_recorded_sample() -> Result<()> {
         }
     }
     ensure!(captures.len() >= 20, "the sample has {} captures", captures.len());
-    same(&merge(captures), Pace::Times(1.0))
+    same(&merge(captures), Pace::Times(1.0), &[])
 }
 
 /// Tags, options, extension headers, fragments, rare protocols: each a row with what it is.
@@ -153,7 +155,18 @@ fn odd_packets_made_by_hand() -> Result<()> {
         .zip(1_u64..)
         .map(|((_, bytes), number)| Frame::new(1_700_000_000_000_000_000 + number * 1_000_000, bytes))
         .collect();
-    same(&frames, Pace::Times(1.0))
+    same(&frames, Pace::Times(1.0), &[])
+}
+
+#[test]
+fn inside_of_tunnels() -> Result<()> {
+    if !require_root("live flows inside of tunnels equal those of a capture") {
+        return Ok(());
+    }
+    let all = fixtures::all();
+    let tunnels =
+        all.iter().find(|fixture| fixture.name.contains("tunnels")).context("a fixture has tunnels")?;
+    same(&tunnels.frames, Pace::Times(1.0), &["--tunnels"])
 }
 
 /// The file of a capture may be given more than once or compressed: the reader is the product's own, and tested there.

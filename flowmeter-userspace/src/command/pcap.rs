@@ -97,7 +97,7 @@ fn read_all(
     files: &[PathBuf],
     settings: &Settings,
     jobs: usize,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
     pipeline: &mut Pipeline,
     found: &mut Found,
 ) -> Result<()> {
@@ -131,7 +131,7 @@ fn read_all(
 fn read(
     file: &Path,
     settings: &Settings,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
     sender: &SyncSender<Message>,
     progress: &Progress,
 ) {

@@ -57,7 +57,7 @@ macro_rules! direction {
             ("retransmissions", "packets", "Segments that begin before the expected sequence number and fill no hole", "0 but for TCP", |side, flow| f64::from(side.raw.retransmissions));
             ("out_of_order", "packets", "Segments that fill a hole in the sequence numbers", "0 but for TCP", |side, flow| f64::from(side.raw.out_of_order));
             (int "bulks", "1", "Bulks: at least four packets with payload, no gap over 1 s, none of the peer's between", "never", |side, flow| f64::from(side.raw.bulks));
-            ("bulk_packets", "packets", "Packets in bulks, per bulk", "0 without bulks", |side, flow| ratio(side.raw.bulk_packets as f64, f64::from(side.raw.bulks)));
+            ("bulk_packets", "packets/bulk", "Packets in bulks, per bulk", "0 without bulks", |side, flow| ratio(side.raw.bulk_packets as f64, f64::from(side.raw.bulks)));
             ("bulk_bytes", "B", "Payload bytes in bulks, per bulk", "0 without bulks", |side, flow| ratio(side.raw.bulk_bytes as f64, f64::from(side.raw.bulks)));
             ("bulk_rate", "B/s", "Payload bytes in bulks over the time in bulks", "0 without bulks, or where they took no time", |side, flow| ratio(side.raw.bulk_bytes as f64, side.raw.bulk_time as f64 / 1e9));
         )

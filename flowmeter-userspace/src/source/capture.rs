@@ -10,19 +10,22 @@
 
 mod pcap;
 mod pcapng;
+mod pipe;
 mod window;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::ops::Range;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context as _, bail};
 
 use self::pcap::Pcap;
 use self::pcapng::PcapNg;
+use self::pipe::Pipe;
 use self::window::Window;
 
 /// The largest record (header, packet, options) that is believed, in bytes: far above any packet, far below harm.
@@ -105,14 +108,29 @@ impl CaptureReader {
     /// # Errors
     /// The file cannot be opened or read, is empty, or is not a capture.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        if path.as_os_str() == "-" {
-            return Self::from_reader(Box::new(io::stdin()), "standard input");
-        }
-        let name = path.display().to_string();
-        let file = File::open(path).with_context(|| format!("cannot open the capture {name}"))?;
-        // Only a regular file has a size worth a progress bar; a named pipe has none.
-        let size = file.metadata().ok().filter(|m| m.is_file()).map(|m| m.len());
-        let mut reader = Self::from_reader(Box::new(file), &name)?;
+        Self::open_until(path, Arc::default())
+    }
+
+    /// As [`open`](Self::open). A pipe, which may be silent for long, ends soon after `stop` is set.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_until(path: &Path, stop: Arc<AtomicBool>) -> anyhow::Result<Self> {
+        let (name, input) = if path.as_os_str() == "-" {
+            // Not io::stdin(), which reads ahead: what it holds back, a pipe's other end does not announce.
+            let input = io::stdin().as_fd().try_clone_to_owned().map(File::from);
+            ("standard input".to_owned(), input)
+        } else {
+            (path.display().to_string(), File::open(path))
+        };
+        let input = input.with_context(|| format!("cannot open the capture {name}"))?;
+        // Only a regular file has a size worth a progress bar; a pipe has none.
+        let size = input.metadata().ok().filter(|m| m.is_file()).map(|m| m.len());
+        let input: Box<dyn Read + Send> = match size {
+            Some(_) => Box::new(input),
+            None => Box::new(Pipe { input, stop }),
+        };
+        let mut reader = Self::from_reader(input, &name)?;
         reader.size = size;
         Ok(reader)
     }

@@ -1,6 +1,7 @@
 //! Flows of a capture: the shared parser, update and lifecycle over the host's flow table, with the capture's own clock.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
@@ -47,16 +48,19 @@ pub struct Summary {
 pub fn read(
     path: &Path,
     settings: &Settings,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
     mut give: impl Give,
     mut progress: impl FnMut(u64),
 ) -> Result<Summary> {
     let mut summary = Summary::default();
     let mut flows = Flows::new(settings.timeouts);
-    let mut reader = match CaptureReader::open(path) {
+    let mut reader = match CaptureReader::open_until(path, Arc::clone(stop)) {
         Ok(reader) => reader,
         Err(problem) => {
-            summary.problem = Some(problem);
+            match stop.load(Ordering::Relaxed) {
+                true => summary.stopped = true,
+                false => summary.problem = Some(problem),
+            }
             return Ok(summary);
         }
     };
@@ -87,7 +91,9 @@ pub fn read(
         }
     }
     flows.packets(&batch, &mut give)?;
-    summary.cut_short = reader.truncated();
+    // A pipe ends wherever it is when it is to stop.
+    summary.stopped |= reader.size().is_none() && stop.load(Ordering::Relaxed);
+    summary.cut_short = reader.truncated() && !summary.stopped;
     // Its window's memory serves to sort what is left.
     drop(reader);
     summary.totals = flows.finish(&mut give)?;

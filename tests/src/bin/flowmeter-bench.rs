@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -73,7 +73,7 @@ fn main() -> Result<()> {
     println!("parse and update, one core:           {}", rate(&meter));
     println!("  flows {}, at most {} at once", totals.flows, totals.most_living);
     let read = Times::of(options.runs, || {
-        let stop = AtomicBool::new(false);
+        let stop = Arc::default();
         pcap::read(&path, &pcap::Settings::default(), &stop, |_: &Entry, _| Ok(()), |_| ()).map(drop)
     })?;
     println!("read the file, parse and update:      {}", rate(&read));
