@@ -758,16 +758,22 @@ const _: () = assert!(size_of::<Entry>() == 960, "an entry fills fifteen cache l
 impl Entry {
     /// A flow of which `packet` is the first, not yet counted.
     pub fn opened_by(packet: &Packet, opening: Opening) -> Self {
-        let mut entry = Self {
-            key: packet.key,
-            verdict: 0,
-            initiator: opening.initiator,
-            end_reason: 0,
-            reported: 0,
-            state: FlowState::EMPTY,
-        };
-        entry.state.directions[0].earlier = opening.earlier;
+        let state = FlowState::EMPTY;
+        let mut entry = Self { key: packet.key, verdict: 0, initiator: 0, end_reason: 0, reported: 0, state };
+        entry.open(packet, opening);
         entry
+    }
+
+    /// Becomes what [`opened_by`](Self::opened_by) gives, whatever it was.
+    #[inline]
+    pub fn open(&mut self, packet: &Packet, opening: Opening) {
+        self.key = packet.key;
+        self.verdict = 0;
+        self.initiator = opening.initiator;
+        self.end_reason = 0;
+        self.reported = 0;
+        self.state = FlowState::EMPTY;
+        self.state.directions[0].earlier = opening.earlier;
     }
 
     /// Writes what [`opened_by`](Self::opened_by) gives, word by word: an entry is larger than a BPF program's stack,

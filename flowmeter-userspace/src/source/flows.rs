@@ -219,13 +219,13 @@ impl Flows {
     }
 
     fn open(&mut self, packet: &Packet, hash: u64, opening: Opening) -> u32 {
-        let entry = Entry::opened_by(packet, opening);
         let slot = match self.free.pop() {
             Some(slot) => {
-                *self.entries.get_mut(slot) = entry;
+                // In place: an entry is a kilobyte, which a move would copy once more.
+                self.entries.get_mut(slot).open(packet, opening);
                 slot
             }
-            None => self.entries.push(entry),
+            None => self.entries.push(Entry::opened_by(packet, opening)),
         };
         self.index.insert(hash, slot);
         self.timers.arm(slot, self.now + self.timeouts.idle.min(self.timeouts.active));
