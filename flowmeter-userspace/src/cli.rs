@@ -28,7 +28,8 @@ use crate::features::DEFAULT_SET;
                                                         the columns of CICFlowMeter
   flowmeter doctor                                      what this machine can do
 
-Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 done but some captures could not be read."
+Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 done but some captures could not be read,
+130 stopped by a signal: what had been read is written."
 )]
 pub struct Cli {
     /// What to do.
@@ -59,6 +60,7 @@ pub enum Command {
 
 /// Which model scores, and with what library.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Verdicts")]
 pub struct Scoring {
     /// The ONNX model; by default the one built into this binary.
     #[arg(long, value_name = "FILE")]
@@ -73,6 +75,7 @@ pub struct Scoring {
 
 /// When flows end.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "When flows end")]
 pub struct Timing {
     /// A flow without packets for this long has ended (1ms to 1h).
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = duration)]
@@ -127,6 +130,7 @@ pub enum Format {
 
 /// How flows are written.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Output")]
 pub struct Writing {
     /// How flows are written.
     #[arg(short, long, value_enum, default_value_t = Format::Jsonl)]
@@ -141,6 +145,7 @@ pub struct Writing {
 
 /// How packets are read.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Packets")]
 pub struct Parsing {
     /// Look into tunnels (IP in IP, GRE, VXLAN, Geneve): what is inside makes flows of its own, marked with the tunnel's
     /// identifier, instead of one flow between the tunnel's ends.

@@ -23,8 +23,8 @@ pub struct Check {
 /// Everything that the live mode needs of the machine.
 pub fn checks() -> Vec<Check> {
     vec![
-        Check { subject: "kernel", finding: kernel() },
-        Check { subject: "capabilities", finding: capabilities() },
+        Check { subject: "kernel", finding: kernel(&read("/proc/sys/kernel/osrelease")) },
+        Check { subject: "capabilities", finding: capabilities(&read("/proc/self/status")) },
         Check { subject: "membarrier", finding: membarrier() },
     ]
 }
@@ -42,8 +42,13 @@ pub fn require() -> Result<()> {
     Ok(())
 }
 
-fn kernel() -> Result<String, String> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+/// What cannot be read says nothing, and is judged like what is missing.
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// `release` is what `uname -r` prints.
+fn kernel(release: &str) -> Result<String, String> {
     let release = release.trim();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -56,8 +61,8 @@ fn kernel() -> Result<String, String> {
     Ok(format!("Linux {release}"))
 }
 
-fn capabilities() -> Result<String, String> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+/// `status` is a process's, as proc(5) has it.
+fn capabilities(status: &str) -> Result<String, String> {
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
@@ -89,4 +94,35 @@ fn membarrier() -> Result<String, String> {
     Err("this kernel offers no global membarrier (kernels started with nohz_full do not); \
          live metering cannot take flows out of the table safely without it"
         .to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_older_than_the_programs_need_are_refused_with_what_is_needed() {
+        for release in ["5.18.0", "5.18.0-4-amd64\n", "6.1.0-rc3+", "10.0"] {
+            assert!(kernel(release).is_ok(), "{release}");
+        }
+        for release in ["5.17.15", "4.19.0-27-amd64", "3.10.0-1160.el7.x86_64", ""] {
+            let problem = kernel(release).expect_err(release);
+            assert!(problem.contains(release) && problem.contains("5.18"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn capabilities_are_enough_by_name_or_by_the_old_one_for_all() {
+        let of = |bits: u64| capabilities(&format!("Name:\tflowmeter\nCapEff:\t{bits:016x}\n"));
+        let (net, perfmon, bpf, admin) = (1 << 12, 1 << 38, 1 << 39, 1 << 21);
+        assert!(of(net | perfmon | bpf).is_ok());
+        assert!(of(net | admin).is_ok());
+        for (bits, missing) in
+            [(perfmon | bpf, "CAP_NET_ADMIN"), (net | perfmon, "CAP_BPF"), (net, "CAP_PERFMON")]
+        {
+            let problem = of(bits).expect_err(missing);
+            assert!(problem.contains(missing) && problem.contains("setcap"), "{problem}");
+        }
+        assert!(capabilities("").is_err());
+    }
 }
