@@ -13,7 +13,7 @@ mod pcapng;
 mod pipe;
 mod window;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, BufReader, Read};
 use std::ops::Range;
 use std::os::fd::AsFd as _;
@@ -124,8 +124,12 @@ impl CaptureReader {
             (path.display().to_string(), File::open(path))
         };
         let input = input.with_context(|| format!("cannot open the capture {name}"))?;
+        let metadata = input.metadata().ok();
+        if metadata.as_ref().is_some_and(Metadata::is_dir) {
+            bail!("{name} is a directory; name its captures, such as {name}/*.pcap");
+        }
         // Only a regular file has a size worth a progress bar; a pipe has none.
-        let size = input.metadata().ok().filter(|m| m.is_file()).map(|m| m.len());
+        let size = metadata.filter(Metadata::is_file).map(|m| m.len());
         let input: Box<dyn Read + Send> = match size {
             Some(_) => Box::new(input),
             None => Box::new(Pipe { input, stop }),

@@ -239,3 +239,10 @@ fn what_is_no_capture_is_refused_with_a_hint() {
         assert!(end.as_ref().is_err_and(|error| error.contains(hint)), "{end:?} should say {hint}");
     }
 }
+
+#[test]
+fn a_directory_is_refused_with_a_hint() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let problem = CaptureReader::open(folder).err().map(|error| format!("{error:#}")).unwrap_or_default();
+    assert!(problem.contains("directory") && problem.contains("*.pcap"), "{problem}");
+}
