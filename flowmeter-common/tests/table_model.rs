@@ -1,0 +1,273 @@
+//! The table's protocol under every interleaving of two parties: loom runs each test again and again, with another order
+//! of the accesses to shared tags each time, up to a bound on the number of preemptions.
+//!
+//! The model covers tags. The kernel reads them by plain loads, taken for acquire loads here; what the loads of an entry
+//! may see on a processor with weak ordering is outside of it.
+
+use flowmeter_common::config::{SECOND, Timeouts};
+use flowmeter_common::flow::{Entry, Opening};
+use flowmeter_common::key::FlowKey;
+use flowmeter_common::packet::{Packet, protocol};
+use flowmeter_common::table::{Found, Memory, NoSlot, Place, WAYS, Word, find_or_open, free, retire, state};
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use loom::thread;
+
+/// Preemptions of a run. Two show nearly all defects of such protocols (Musuvathi and Qadeer, 2007); without a bound, two
+/// claims for one flow take minutes.
+const PREEMPTIONS: usize = 5;
+const START: u64 = 1_700_000_000 * SECOND;
+/// A hash whose tag is told from the others.
+const HASH: u64 = 0x1234_5678_9abc_def0;
+
+/// A tag: shared by the parties, or taken all the time by some other flow, which keeps the model small.
+enum Tag {
+    Shared(AtomicU64),
+    Taken,
+}
+
+impl Word for Tag {
+    fn load(&self) -> u64 {
+        match self {
+            Self::Shared(word) => word.load(Ordering::Acquire),
+            Self::Taken => !state::MASK | state::LIVE,
+        }
+    }
+
+    /// A full barrier, as BPF's compare-exchange is.
+    fn compare_exchange(&self, current: u64, new: u64) -> bool {
+        let Self::Shared(word) = self else { return false };
+        fence(Ordering::SeqCst);
+        let exchanged = word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        fence(Ordering::SeqCst);
+        exchanged
+    }
+
+    fn publish(&self, new: u64) {
+        if let Self::Shared(word) = self {
+            fence(Ordering::SeqCst);
+            word.swap(new, Ordering::AcqRel);
+            fence(Ordering::SeqCst);
+        }
+    }
+}
+
+/// A table of one bucket, which is both buckets of every key.
+struct Table {
+    bucket: [Tag; WAYS],
+    entries: *mut Entry,
+    /// Kernel programs that run; the agent's grace period waits for them.
+    running: AtomicUsize,
+}
+
+// SAFETY: loom runs the parties in turns on one thread; who may touch an entry when is what is tested.
+unsafe impl Send for Table {}
+// SAFETY: as above.
+unsafe impl Sync for Table {}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        // SAFETY: made by `new` from a box of as many, and dropped once.
+        drop(unsafe { Box::from_raw(core::ptr::slice_from_raw_parts_mut(self.entries, WAYS)) });
+    }
+}
+
+impl Memory for Table {
+    type Word = Tag;
+
+    fn bucket(&self, _: u32) -> Option<&[Tag; WAYS]> {
+        Some(&self.bucket)
+    }
+
+    fn entry(&self, slot: u32) -> Option<*mut Entry> {
+        // SAFETY: slots are below WAYS.
+        Some(unsafe { self.entries.add(slot as usize) })
+    }
+}
+
+impl Table {
+    /// A table with so many slots that are not taken by others.
+    fn new(slots: usize) -> Self {
+        let empty = Entry::opened_by(&packet(0, 0), Opening { initiator: 0, earlier: 0 });
+        let entries: Box<[Entry]> = vec![empty; WAYS].into();
+        Self {
+            bucket: std::array::from_fn(|way| match way < slots {
+                true => Tag::Shared(AtomicU64::new(state::EMPTY)),
+                false => Tag::Taken,
+            }),
+            entries: Box::into_raw(entries).cast(),
+            running: AtomicUsize::new(0),
+        }
+    }
+
+    /// What a kernel program does with a packet.
+    fn count(&self, packet: &Packet, at: u64) -> Result<Found, NoSlot> {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
+        let found = find_or_open(self, &place(packet), packet, at, &Timeouts::default());
+        if let Ok(found) = &found {
+            // SAFETY: the tag was live when it was found, and this program has not returned.
+            unsafe { (*found.entry).state.update(packet, at) };
+        }
+        fence(Ordering::SeqCst);
+        self.running.fetch_sub(1, Ordering::AcqRel);
+        found
+    }
+
+    /// What the agent does with a retired slot: lets programs end, copies the flow, gives the slot back.
+    fn take_out(&self, slot: u32) -> Entry {
+        fence(Ordering::SeqCst);
+        while self.running.load(Ordering::Acquire) != 0 {
+            thread::yield_now();
+        }
+        // SAFETY: the slot is retired, and no program that found it before still runs.
+        let entry = unsafe { self.entries.add(slot as usize).read() };
+        free(self, slot);
+        entry
+    }
+
+    /// The flows that live.
+    fn living(&self) -> Vec<Entry> {
+        (0..WAYS)
+            .filter(|way| matches!(&self.bucket[*way], Tag::Shared(word) if word.load(Ordering::Acquire) & state::MASK == state::LIVE))
+            // SAFETY: nobody else is left.
+            .map(|way| unsafe { self.entries.add(way).read() })
+            .collect()
+    }
+
+    /// Slots that nobody will ever free.
+    fn stuck(&self) -> usize {
+        let claiming = |tag: &&Tag| matches!(tag, Tag::Shared(word) if word.load(Ordering::Acquire) & state::MASK == state::CLAIMING);
+        self.bucket.iter().filter(claiming).count()
+    }
+}
+
+fn place(packet: &Packet) -> Place {
+    Place { buckets: [0, 0], hash: (HASH ^ u64::from(packet.key.a_port) << 32) & !state::MASK }
+}
+
+/// A datagram of a flow.
+fn packet(direction: u8, port: u16) -> Packet {
+    Packet {
+        key: FlowKey { a_port: port, protocol: protocol::UDP, ip_version: 4, ..FlowKey::default() },
+        direction,
+        flags: 0,
+        header: 8,
+        window: 0,
+        segments: 1,
+        segment_payload: 0,
+        size: 28,
+        payload: 0,
+        sequence: 0,
+        acknowledgement: 0,
+    }
+}
+
+fn model(test: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.check(test);
+}
+
+#[test]
+fn two_claims_for_one_flow_make_one_flow() {
+    model(|| {
+        let table = Arc::new(Table::new(2));
+        let other = Arc::clone(&table);
+        let one = thread::spawn(move || other.count(&packet(0, 1), START).is_ok());
+        let two = table.count(&packet(1, 1), START).is_ok();
+        let counted = u64::from(one.join().unwrap()) + u64::from(two);
+        let living = table.living();
+        assert!(living.len() <= 1, "{} flows for one key", living.len());
+        assert_eq!(living.iter().map(|entry| entry.state.packets()).sum::<u64>(), counted);
+        assert_eq!(table.stuck(), 0);
+    });
+}
+
+#[test]
+fn two_claims_for_one_slot_give_it_to_one_flow() {
+    model(|| {
+        let table = Arc::new(Table::new(1));
+        let other = Arc::clone(&table);
+        let one = thread::spawn(move || other.count(&packet(0, 1), START).is_ok());
+        let two = table.count(&packet(0, 2), START).is_ok();
+        let counted = u64::from(one.join().unwrap()) + u64::from(two);
+        let living = table.living();
+        assert_eq!(living.iter().map(|entry| entry.state.packets()).sum::<u64>(), counted);
+        assert_eq!(living.len() as u64, counted, "each of them has a packet");
+        assert_eq!(table.stuck(), 0);
+    });
+}
+
+#[test]
+fn a_packet_while_its_flow_is_taken_out_is_counted_once() {
+    model(|| {
+        let table = Arc::new(Table::new(2));
+        let opened = table.count(&packet(0, 1), START).expect("there is room");
+        let (slot, tag) = (opened.slot, opened.tag);
+        let other = Arc::clone(&table);
+        let late = thread::spawn(move || other.count(&packet(1, 1), START).is_ok());
+        let taken = if retire(&*table, slot, tag) { table.take_out(slot).state.packets() } else { 0 };
+        let counted = 1 + u64::from(late.join().unwrap());
+        let living: u64 = table.living().iter().map(|entry| entry.state.packets()).sum();
+        assert_eq!(taken + living, counted);
+        assert_eq!(table.stuck(), 0);
+    });
+}
+
+#[test]
+fn a_flow_is_ended_by_the_agent_or_by_a_packet_and_never_by_both() {
+    model(|| {
+        let table = Arc::new(Table::new(2));
+        let opened = table.count(&packet(0, 1), START).expect("there is room");
+        let (slot, tag) = (opened.slot, opened.tag);
+        let other = Arc::clone(&table);
+        // After the idle timeout, so that the packet opens another flow.
+        let later = START + Timeouts::default().idle + 1;
+        let by_packet = thread::spawn(move || {
+            let found = other.count(&packet(1, 1), later);
+            (found.is_ok(), found.is_ok_and(|found| found.ended.is_some()))
+        });
+        let by_agent = retire(&*table, slot, tag);
+        let (counted, by_packet) = by_packet.join().unwrap();
+        assert!(by_agent ^ by_packet, "agent: {by_agent}, packet: {by_packet}");
+        let ended = table.take_out(slot);
+        assert_eq!(ended.state.packets(), 1, "the old flow has its own packet alone");
+        assert_eq!(table.living().iter().map(|entry| entry.state.packets()).sum::<u64>(), u64::from(counted));
+    });
+}
+
+#[test]
+fn a_slot_that_is_given_back_is_claimed_whole_or_not_at_all() {
+    model(|| {
+        let table = Arc::new(Table::new(1));
+        let opened = table.count(&packet(0, 1), START).expect("there is room");
+        assert!(retire(&*table, opened.slot, opened.tag));
+        let slot = opened.slot;
+        let other = Arc::clone(&table);
+        let next = thread::spawn(move || other.count(&packet(0, 2), START).is_ok());
+        let taken = table.take_out(slot);
+        let counted = next.join().unwrap();
+        assert_eq!((taken.key.a_port, taken.state.packets()), (1, 1));
+        let living: Vec<(u16, u64)> =
+            table.living().iter().map(|entry| (entry.key.a_port, entry.state.packets())).collect();
+        assert_eq!(living, if counted { vec![(2, 1)] } else { vec![] });
+        assert_eq!(table.stuck(), 0);
+    });
+}
+
+#[test]
+fn a_verdict_and_an_update_leave_each_other_alone() {
+    model(|| {
+        let table = Arc::new(Table::new(1));
+        let opened = table.count(&packet(0, 1), START).expect("there is room");
+        let slot = opened.slot as usize;
+        let other = Arc::clone(&table);
+        let update = thread::spawn(move || other.count(&packet(1, 1), START).is_ok());
+        // SAFETY: the flow lives; the word is the agent's alone.
+        unsafe { (&raw mut (*table.entries.add(slot)).verdict).write_volatile(3) };
+        assert!(update.join().unwrap());
+        let living = table.living();
+        assert_eq!((living[0].verdict, living[0].state.packets()), (3, 2));
+    });
+}
