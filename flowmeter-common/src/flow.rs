@@ -13,6 +13,7 @@ use crate::atomic::add_exact;
 use crate::config::SECOND;
 use crate::key::FlowKey;
 use crate::packet::{Packet, protocol, tcp_flags};
+use core::mem::MaybeUninit;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 /// Packets of each direction whose size and time are kept singly.
@@ -758,22 +759,18 @@ const _: () = assert!(size_of::<Entry>() == 960, "an entry fills fifteen cache l
 impl Entry {
     /// A flow of which `packet` is the first, not yet counted.
     pub fn opened_by(packet: &Packet, opening: Opening) -> Self {
-        let state = FlowState::EMPTY;
-        let mut entry = Self { key: packet.key, verdict: 0, initiator: 0, end_reason: 0, reported: 0, state };
-        entry.open(packet, opening);
-        entry
+        let mut entry = MaybeUninit::uninit();
+        // SAFETY: the entry is ours, and every word of it is written.
+        unsafe {
+            Self::write_opened(entry.as_mut_ptr(), packet, opening);
+            entry.assume_init()
+        }
     }
 
     /// Becomes what [`opened_by`](Self::opened_by) gives, whatever it was.
-    #[inline]
     pub fn open(&mut self, packet: &Packet, opening: Opening) {
-        self.key = packet.key;
-        self.verdict = 0;
-        self.initiator = opening.initiator;
-        self.end_reason = 0;
-        self.reported = 0;
-        self.state = FlowState::EMPTY;
-        self.state.directions[0].earlier = opening.earlier;
+        // SAFETY: nobody else can reach what is borrowed.
+        unsafe { Self::write_opened(self, packet, opening) }
     }
 
     /// Writes what [`opened_by`](Self::opened_by) gives, word by word: an entry is larger than a BPF program's stack,

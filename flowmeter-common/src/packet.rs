@@ -73,6 +73,24 @@ pub struct Packet {
 }
 
 impl Packet {
+    /// A packet of this flow in which nothing has been found yet.
+    #[inline(always)]
+    pub const fn of(key: FlowKey) -> Self {
+        Self {
+            key,
+            direction: 0,
+            flags: 0,
+            header: 0,
+            window: 0,
+            segments: 1,
+            segment_payload: 0,
+            size: 0,
+            payload: 0,
+            sequence: 0,
+            acknowledgement: 0,
+        }
+    }
+
     /// True if all of these TCP flags are set.
     #[inline(always)]
     pub fn has(&self, flags: u8) -> bool {

@@ -15,18 +15,16 @@ const CLIENT: u8 = 0;
 const SERVER: u8 = 1;
 
 fn segment(direction: u8, flags: u8, sequence: u32, acknowledgement: u32) -> Packet {
+    let key = FlowKey { protocol: protocol::TCP, ip_version: 4, ..FlowKey::default() };
     Packet {
-        key: FlowKey { protocol: protocol::TCP, ip_version: 4, ..FlowKey::default() },
         direction,
         flags,
         header: 20,
         window: 1000,
-        segments: 1,
-        segment_payload: 0,
         size: 40,
-        payload: 0,
         sequence,
         acknowledgement,
+        ..Packet::of(key)
     }
 }
 

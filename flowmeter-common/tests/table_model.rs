@@ -148,19 +148,8 @@ fn place(packet: &Packet) -> Place {
 
 /// A datagram of a flow.
 fn packet(direction: u8, port: u16) -> Packet {
-    Packet {
-        key: FlowKey { a_port: port, protocol: protocol::UDP, ip_version: 4, ..FlowKey::default() },
-        direction,
-        flags: 0,
-        header: 8,
-        window: 0,
-        segments: 1,
-        segment_payload: 0,
-        size: 28,
-        payload: 0,
-        sequence: 0,
-        acknowledgement: 0,
-    }
+    let key = FlowKey { a_port: port, protocol: protocol::UDP, ip_version: 4, ..FlowKey::default() };
+    Packet { direction, header: 8, size: 28, ..Packet::of(key) }
 }
 
 fn model(test: impl Fn() + Sync + Send + 'static) {

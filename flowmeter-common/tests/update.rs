@@ -11,19 +11,8 @@ const START: u64 = 1_700_000_000 * SECOND;
 
 /// A packet of one connection.
 fn tcp(direction: u8, flags: u8, payload: u32, sequence: u32, window: u16) -> Packet {
-    Packet {
-        key: FlowKey { protocol: protocol::TCP, ip_version: 4, ..FlowKey::default() },
-        direction,
-        flags,
-        header: 32,
-        window,
-        segments: 1,
-        segment_payload: 0,
-        size: 52 + payload,
-        payload,
-        sequence,
-        acknowledgement: 0,
-    }
+    let key = FlowKey { protocol: protocol::TCP, ip_version: 4, ..FlowKey::default() };
+    Packet { direction, flags, header: 32, window, size: 52 + payload, payload, sequence, ..Packet::of(key) }
 }
 
 prop_compose! {

@@ -1,12 +1,13 @@
 //! The feature sets over many kinds of flows: no column says what another one says, and none says nothing.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use flowmeter::features::{FeatureSet, FlowView, Kind, SETS};
 use flowmeter::record::FlowRecord;
-use flowmeter::source::capture::CaptureReader;
 use flowmeter::source::flows::Flows;
+use flowmeter::source::pcap;
 use flowmeter_common::config::Timeouts;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;
@@ -32,13 +33,8 @@ fn columns(set: &FeatureSet) -> Result<Vec<Vec<f64>>> {
         if path.extension().is_none_or(|end| end != "zst") {
             continue;
         }
-        let (mut reader, mut flows) = (CaptureReader::open(&path)?, Flows::new(Timeouts::default()));
-        while let Some(frame) = reader.next_frame()? {
-            let slice = SliceFrame::new(frame.data, frame.wire_len as usize);
-            let parsed = parse_link(&slice, frame.link_type, Look::default());
-            flows.packets(&[(parsed, frame.timestamp_ns)], &mut give)?;
-        }
-        flows.finish(&mut give)?;
+        let summary = pcap::read(&path, &pcap::Settings::default(), &Arc::default(), &mut give, |_| ())?;
+        ensure!(summary.problem.is_none(), "{}: {:?}", path.display(), summary.problem);
     }
     for fixture in fixtures::all() {
         let mut flows = Flows::new(Timeouts::default());

@@ -67,24 +67,12 @@ pub fn network_header<F: Frame>(frame: &F, link_type: u32) -> Result<(u16, usize
 
 #[inline(always)]
 fn network<F: Frame>(frame: &F, found: Network, interface: u32, look: Look) -> Result<Packet, Skip> {
-    let mut packet = Packet {
-        key: FlowKey {
-            outer_vlan: found.outer_vlan,
-            inner_vlan: found.inner_vlan,
-            interface,
-            ..FlowKey::default()
-        },
-        direction: 0,
-        flags: 0,
-        header: 0,
-        window: 0,
-        segments: 1,
-        segment_payload: 0,
-        size: 0,
-        payload: 0,
-        sequence: 0,
-        acknowledgement: 0,
-    };
+    let mut packet = Packet::of(FlowKey {
+        outer_vlan: found.outer_vlan,
+        inner_vlan: found.inner_vlan,
+        interface,
+        ..FlowKey::default()
+    });
     let mut layer = ip::read(frame, &found)?;
     if look.tunnels
         && let Some(inner) = tunnel::enter(frame, &layer)

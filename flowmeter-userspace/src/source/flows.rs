@@ -298,18 +298,9 @@ mod tests {
 
     #[test]
     fn memory_is_that_of_the_flows_that_live_at_once() {
-        let datagram = |port| Packet {
-            key: FlowKey { a_port: port, protocol: protocol::UDP, ..FlowKey::default() },
-            direction: 0,
-            flags: 0,
-            header: 8,
-            window: 0,
-            segments: 1,
-            segment_payload: 0,
-            size: 28,
-            payload: 0,
-            sequence: 0,
-            acknowledgement: 0,
+        let datagram = |port| {
+            let key = FlowKey { a_port: port, protocol: protocol::UDP, ..FlowKey::default() };
+            Packet { header: 8, size: 28, ..Packet::of(key) }
         };
         let mut flows = Flows::new(Timeouts::default());
         let mut given = 0;
