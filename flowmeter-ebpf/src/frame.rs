@@ -40,7 +40,7 @@ impl KernelFrame {
     }
 
     /// The same frame of which more was on the wire: it was cut when it was captured.
-    #[cfg(feature = "replay")]
+    #[cfg(feature = "laboratory")]
     #[inline(always)]
     pub fn with_wire_len(self, wire_len: usize) -> Self {
         Self { wire_len, ..self }

@@ -8,11 +8,12 @@
 #![allow(internal_features, reason = "BPF compare-exchange is reached through the intrinsic: see maps.rs")]
 #![feature(core_intrinsics)]
 
-#[cfg_attr(feature = "replay", path = "replay.rs")]
 mod clock;
 mod count;
 mod emit;
 mod frame;
+#[cfg(feature = "laboratory")]
+mod laboratory;
 mod maps;
 mod track;
 
@@ -35,16 +36,6 @@ pub fn flowmeter_ingress(ctx: XdpContext) -> u32 {
 pub fn flowmeter_egress(ctx: TcContext) -> i32 {
     track::egress(&ctx);
     TCX_NEXT
-}
-
-/// A recorded packet, by a test; see the module that takes the place of [`clock`].
-#[cfg(feature = "replay")]
-#[xdp(frags)]
-pub fn flowmeter_replay(ctx: XdpContext) -> u32 {
-    if let Some(wire_len) = clock::wire_len() {
-        track::arrived(&ctx, frame::KernelFrame::of_xdp(&ctx).with_wire_len(wire_len), 0);
-    }
-    xdp_action::XDP_PASS
 }
 
 #[cfg(not(test))]

@@ -21,12 +21,12 @@ const HEADERS: u32 = 256;
 /// Counts a packet that arrived.
 #[inline(always)]
 pub fn ingress(ctx: &XdpContext) {
-    arrived(ctx, KernelFrame::of_xdp(ctx), ctx.ingress_ifindex() as u32);
+    arrived(ctx, KernelFrame::of_xdp(ctx), ctx.ingress_ifindex() as u32, clock::now);
 }
 
-/// Counts a packet that arrived on `interface`.
+/// Counts a packet that arrived on `interface`; `now` is asked for the time, if it is a packet of a flow.
 #[inline(always)]
-pub fn arrived(ctx: &XdpContext, frame: KernelFrame, interface: u32) {
+pub fn arrived(ctx: &XdpContext, frame: KernelFrame, interface: u32, now: impl FnOnce() -> u64) {
     let Some(counters) = Counters::seen(interface, 1) else {
         return;
     };
@@ -35,7 +35,7 @@ pub fn arrived(ctx: &XdpContext, frame: KernelFrame, interface: u32) {
     };
     match read(frame, interface, packet) {
         None => {
-            if track(counters.as_ptr(), packet) == NO_SLOT {
+            if track(counters.as_ptr(), packet, now()) == NO_SLOT {
                 report_full(ctx, &counters);
             }
         }
@@ -73,11 +73,22 @@ pub fn egress(ctx: &TcContext) {
             }
             parsed.segments = facts.segments;
             parsed.segment_payload = facts.segment_payload;
-            if track(counters.as_ptr(), packet) == NO_SLOT {
+            if track(counters.as_ptr(), packet, clock::now()) == NO_SLOT {
                 report_full(ctx, &counters);
             }
         }
         Some(why) => counters.skipped(why, facts.segments),
+    }
+}
+
+/// The packet, parsed and nothing else; `None` if it cannot be.
+#[cfg(feature = "laboratory")]
+#[inline(always)]
+pub fn parsed(ctx: &XdpContext) -> Option<*const Packet> {
+    let packet = PACKET.get_ptr_mut(0)?;
+    match read(KernelFrame::of_xdp(ctx), 0, packet) {
+        None => Some(packet),
+        Some(_) => None,
     }
 }
 
@@ -124,11 +135,10 @@ const NO_SLOT: u64 = 1;
 /// Adds the packet to its flow. A function of its own, so that the compiler cannot carry what the parser knew of the
 /// packet into it; see [`PACKET`].
 #[inline(never)]
-fn track(counters: *mut InterfaceCounters, packet: *const Packet) -> u64 {
+fn track(counters: *mut InterfaceCounters, packet: *const Packet, now: u64) -> u64 {
     // SAFETY: both are values of per-CPU maps, looked up by the caller.
     let (counters, packet) = unsafe { (Counters::from_ptr(counters), &*packet) };
     let config = config();
-    let now = clock::now();
     let place = Place::of(packet.key.hash(config.hash_seed), config.bucket_mask);
     let Ok(found) = find_or_open(&Table, &place, packet, now, &config.timeouts) else {
         counters.folded(packet);

@@ -10,7 +10,7 @@
 //! 6. [`tap`]: counts the same packets by other means.
 //! 7. [`fixtures`]: small captures, each of one hard case; [`corpora`]: large collections of found ones.
 //! 8. [`packets`]: sequences of parsed packets, made of any bytes.
-//! 9. [`programs`]: puts packets through the kernel programs without an interface.
+//! 9. [`laboratory`]: the kernel programs without an interface; [`programs`]: puts recorded packets through them.
 //!
 //! Nothing here touches the machine's own interfaces: traffic stays in namespaces that the caller makes.
 
@@ -18,6 +18,7 @@ pub mod agent;
 pub mod corpora;
 pub mod fixtures;
 pub mod frames;
+pub mod laboratory;
 pub mod netns;
 pub mod packets;
 pub mod programs;

@@ -1,34 +1,24 @@
 //! Puts recorded packets through the kernel programs, one by one, with their recorded times (BPF_PROG_TEST_RUN).
 
-use std::os::fd::AsFd as _;
-use std::path::Path;
-
-use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Array, Map, MapData, PerCpuArray};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
-use aya::{Ebpf, EbpfLoader};
-use flowmeter::kernel::{Ring, SharedTable, TableSize};
+use anyhow::Result;
+use aya::maps::{Array, MapData};
+use flowmeter::kernel::Ring;
 use flowmeter::record::{FlowRecord, Stage};
-use flowmeter_common::config::{KernelConfig, Timeouts};
+use flowmeter_common::config::Timeouts;
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::lifecycle::{Ages, EndReason};
 use flowmeter_common::parse::Look;
 use flowmeter_common::table::{free, state};
 
-/// The programs with the entry that takes its clock from a map; built beside the shipped object.
-const OBJECT: &str = "../target/bpf/flowmeter-replay";
-/// `XDP_PASS` (linux/bpf.h).
-const XDP_PASS: u32 = 2;
+use crate::laboratory::{Laboratory, Setup, Traffic};
+
+/// The entry that takes its clock from a map.
 const PROGRAM: &str = "flowmeter_replay";
-/// Shortest frame that the kernel lets a test run with: an Ethernet header.
-pub const SHORTEST: usize = 14;
 
 /// The loaded programs and their maps.
 pub struct Programs {
-    ebpf: Ebpf,
-    table: SharedTable,
+    laboratory: Laboratory,
     clock: Array<MapData, [u64; 2]>,
-    counters: PerCpuArray<MapData, InterfaceCounters>,
     ring: Ring,
     /// Flows that later packets ended.
     ended: Vec<FlowRecord>,
@@ -42,52 +32,24 @@ impl Programs {
     /// # Errors
     /// They have not been built, or the kernel refuses them.
     pub fn load(timeouts: Timeouts, look: Look, flows: u32) -> Result<Self> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(OBJECT);
-        let object = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let size = TableSize::for_flows(flows)?;
-        let config = KernelConfig {
-            timeouts,
-            hash_seed: 0x1234_5678_9abc_def1,
-            bucket_mask: size.buckets - 1,
-            interface_multiplier: 1,
-            events_opened: 0,
-            tunnels: look.tunnels.into(),
-        };
-        let mut ebpf = EbpfLoader::new()
-            .override_global("CONFIG", &config, true)
-            .map_max_entries("BUCKETS", size.buckets)
-            .map_max_entries("ENTRIES", size.slots())
-            .load(&object)
-            .context("loading the object")?;
-        let program: &mut Xdp = ebpf.program_mut(PROGRAM).context("no such program")?.try_into()?;
-        program.load().context("the kernel refused the program")?;
-        let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
-        let (buckets, entries) = (take("BUCKETS")?, take("ENTRIES")?);
-        let table = match (&buckets, &entries) {
-            (Map::Array(buckets), Map::Array(entries)) => {
-                SharedTable::map(buckets.fd().as_fd(), entries.fd().as_fd(), size)?
-            }
-            _ => anyhow::bail!("the table's maps are no arrays"),
-        };
-        let ring = Ring::new(take("EVENTS")?.try_into()?);
-        let clock = take("REPLAY")?.try_into()?;
-        let counters = take("COUNTERS")?.try_into()?;
+        let setup = Setup { programs: &[PROGRAM], timeouts, look, flows, traffic: Traffic::AsGiven };
+        let mut laboratory = Laboratory::load(&setup)?;
+        let ring = laboratory.ring()?;
+        let clock = laboratory.take_map("REPLAY")?.try_into()?;
         let counted_before = InterfaceCounters::default();
-        Ok(Self { ebpf, table, clock, counters, ring, ended: Vec::new(), timeouts, counted_before })
+        Ok(Self { laboratory, clock, ring, ended: Vec::new(), timeouts, counted_before })
     }
 
-    /// Runs the ingress path on a frame of at least [`SHORTEST`] bytes.
+    /// Runs the ingress path on a frame of at least [`SHORTEST`](crate::laboratory::SHORTEST) bytes.
     ///
     /// # Errors
     /// The kernel does not run it, or the program does not pass the packet.
     pub fn packet(&mut self, data: &[u8], now: u64, wire_len: usize) -> Result<()> {
         self.clock.set(0, [now, wire_len as u64], 0)?;
-        let program: &Xdp = self.ebpf.program(PROGRAM).context("no such program")?.try_into()?;
-        let ran = program.test_run(TestRunOptions { data_in: Some(data), ..TestRunOptions::new() })?;
-        ensure!(ran.return_value == XDP_PASS, "the program returned {}", ran.return_value);
+        self.laboratory.run(PROGRAM, data, 1)?;
         // At once, as the agent does within milliseconds: a key's slots are few.
         while let Some(event) = self.ring.take() {
-            if self.table.tag(event.slot) & state::MASK == state::RETIRED {
+            if self.laboratory.table.tag(event.slot) & state::MASK == state::RETIRED {
                 self.take_out(event.slot, None);
             }
         }
@@ -96,8 +58,8 @@ impl Programs {
 
     /// Takes all flows out, as the agent does; those that live ended by the clock, or with the capture, at `now`.
     pub fn drain(&mut self, now: u64) -> Vec<FlowRecord> {
-        for slot in 0..self.table.size().slots() {
-            match self.table.tag(slot) & state::MASK {
+        for slot in 0..self.laboratory.table.size().slots() {
+            match self.laboratory.table.tag(slot) & state::MASK {
                 state::LIVE => self.take_out(slot, Some(now)),
                 state::RETIRED => self.take_out(slot, None),
                 _ => {}
@@ -108,7 +70,7 @@ impl Programs {
 
     /// Takes one flow out; it lives if it is given a time.
     fn take_out(&mut self, slot: u32, living_at: Option<u64>) {
-        if let Some(entry) = self.table.copy_retired(slot) {
+        if let Some(entry) = self.laboratory.table.copy_retired(slot) {
             let why = match living_at {
                 Some(now) => {
                     // SAFETY: a reference points to a readable flow.
@@ -120,7 +82,7 @@ impl Programs {
             };
             self.ended.push(FlowRecord { entry, stage: Stage::End(why), clock_offset: 0 });
         }
-        free(&self.table, slot);
+        free(&*self.laboratory.table, slot);
     }
 
     /// What was counted since the last call. Events are left out: nobody takes them.
@@ -128,10 +90,7 @@ impl Programs {
     /// # Errors
     /// The map cannot be read.
     pub fn counted(&mut self) -> Result<InterfaceCounters> {
-        let mut all = InterfaceCounters::default();
-        for cpu in self.counters.get(&0, 0)?.iter() {
-            all.add(cpu);
-        }
+        let mut all = self.laboratory.counted()?;
         all.events_lost = 0;
         let before = std::mem::replace(&mut self.counted_before, all);
         let mut since = all;

@@ -14,7 +14,8 @@ use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;
 use flowmeter_common::parse::{Look, link::link_type, network_header, parse_link};
 use flowmeter_tests::corpora::{files, unpack};
-use flowmeter_tests::programs::{Programs, SHORTEST};
+use flowmeter_tests::laboratory::SHORTEST;
+use flowmeter_tests::programs::Programs;
 use flowmeter_tests::{fixtures, require_root, sample_folder};
 
 /// Flows that a capture may have at once here.

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 /// The built object, relative to the workspace.
 pub const OBJECT: &str = "target/bpf/flowmeter";
 
-/// The same programs and one more, which tests feed with recorded packets; relative to the workspace.
-pub const REPLAY_OBJECT: &str = "target/bpf/flowmeter-replay";
+/// The same programs and more, for tests and benchmarks; relative to the workspace.
+pub const LABORATORY_OBJECT: &str = "target/bpf/flowmeter-laboratory";
 
 /// The fingerprint of the sources that the object was built from, relative to the workspace.
 pub const STAMP: &str = "target/bpf/flowmeter.sources";

@@ -30,15 +30,15 @@ pub fn all() -> Result<()> {
 pub fn kernel_programs() -> Result<()> {
     let root = workspace::root();
     let (object, stamp) = (root.join(bpf_stamp::OBJECT), root.join(bpf_stamp::STAMP));
-    let replay = root.join(bpf_stamp::REPLAY_OBJECT);
+    let laboratory = root.join(bpf_stamp::LABORATORY_OBJECT);
     let sources = bpf_stamp::fingerprint(root).context("cannot read the sources of the kernel programs")?;
     let stamped = fs::read_to_string(&stamp).is_ok_and(|built| built == sources);
-    if stamped && object.is_file() && replay.is_file() {
+    if stamped && object.is_file() && laboratory.is_file() {
         return Ok(());
     }
     let tools = setup::ebpf()?;
     build_object(&tools, &[], &object)?;
-    build_object(&tools, &["--features", "replay"], &replay)?;
+    build_object(&tools, &["--features", "laboratory"], &laboratory)?;
     fs::write(&stamp, &sources).with_context(|| format!("cannot write {}", stamp.display()))
 }
 

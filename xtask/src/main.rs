@@ -47,9 +47,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Build, then measure the capture path on a generated capture.
+    /// Build, then measure: `bench capture` or `bench kernel`.
     Bench {
-        /// What the benchmark is told; `cargo xtask bench -- --help` shows it.
+        /// What is measured, and how; `cargo xtask bench help` shows it.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },

@@ -1,4 +1,4 @@
-//! The benchmark of the capture path: what it does on a generated capture, as rates and ratios of one run.
+//! `bench capture`: the capture path does with a generated capture, as rates and ratios of one run.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
+use clap::Args;
 use flowmeter::source::capture::CaptureReader;
 use flowmeter::source::flows::{Flows, Parsed, TOGETHER, Totals};
 use flowmeter::source::pcap;
@@ -26,13 +26,9 @@ const SPAN: u64 = 600 * SECOND;
 /// Mean gap within a flow.
 const GAP: f64 = 0.2 * SECOND as f64;
 
-/// Measures reading, parsing and metering of a capture that is generated first.
-///
-/// Two thirds of the flows are TCP connections with handshake and close, the others UDP; they begin at random over ten
-/// minutes and have ten packets in the mean, of random lengths, at random gaps of 0.2 s in the mean.
-#[derive(Parser)]
-#[command(name = "flowmeter-bench", bin_name = "cargo xtask bench --", max_term_width = 110)]
-struct Options {
+/// Arguments of `bench capture`.
+#[derive(Args)]
+pub struct Options {
     /// Packets, at least.
     #[arg(long, value_name = "N", default_value_t = 2_000_000)]
     packets: usize,
@@ -47,8 +43,11 @@ struct Options {
     capture: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+/// Measures, and prints.
+///
+/// # Errors
+/// The agent fails, or a file cannot be written.
+pub fn run(options: &Options) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = options.capture.clone().unwrap_or_else(|| folder.path().join("generated.pcap"));
     if !path.is_file() {

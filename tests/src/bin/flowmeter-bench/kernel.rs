@@ -1,0 +1,236 @@
+//! `bench kernel`: nanoseconds a packet of the kernel programs, beside the plain ways to meter flows.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{MapData, RingBuf};
+use clap::Args;
+use flowmeter_common::config::Timeouts;
+use flowmeter_common::parse::Look;
+use flowmeter_tests::frames::{Packet, Transport, tcp};
+use flowmeter_tests::laboratory::{Laboratory, SERVER_SENDS, Setup, Traffic, pin_to};
+use serde::Serialize;
+
+/// Arguments of `bench kernel`.
+#[derive(Args)]
+pub struct Options {
+    /// Write the rows into this file, too, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Runs of each measurement, the programs taking turns; the median is taken.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    rounds: usize,
+    /// Packets of a run.
+    #[arg(long, value_name = "N", default_value_t = 1 << 20)]
+    packets: u32,
+    /// Numbers of flows, at most half a million each.
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [1, 16, 10_000, 500_000],
+          value_parser = clap::value_parser!(u32).range(1..=500_000))]
+    flows: Vec<u32>,
+    /// Payload bytes of each packet.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    payload: usize,
+}
+
+/// What is compared, in the order of the rows.
+const PROGRAMS: [Program; 6] = [
+    Program { name: "empty", entry: "bench_empty" },
+    Program { name: "parse", entry: "bench_parse" },
+    Program { name: "flowmeter", entry: "bench_flowmeter" },
+    Program { name: "hash_spinlock", entry: "bench_hash_spinlock" },
+    Program { name: "event_per_packet", entry: "bench_event_per_packet" },
+    Program { name: NO_CLOCK, entry: "bench_no_clock" },
+];
+/// All that is shipped, but for the clock: no row of the file, since no flow meter can do without.
+const NO_CLOCK: &str = "without clock";
+/// Slots of the table, and of the hash map, at least: as many as by default.
+const SLOTS: u32 = 1 << 18;
+/// Elements of the traffic.
+const SEQUENCE: usize = 1 << 20;
+
+struct Program {
+    name: &'static str,
+    entry: &'static str,
+}
+
+/// How packets are distributed over flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Distribution {
+    /// Each flow alike.
+    Uniform,
+    /// The n-th flow one n-th as often as the first.
+    Zipf,
+}
+
+/// A measurement.
+#[derive(Serialize)]
+struct Row {
+    program: &'static str,
+    flows: u32,
+    distribution: Distribution,
+    ip: u8,
+    ns: f64,
+    above_empty_ns: f64,
+}
+
+/// Measures, and prints.
+///
+/// # Errors
+/// The kernel refuses the programs, or the file cannot be written.
+pub fn run(options: &Options) -> Result<()> {
+    ensure!(options.rounds > 0 && options.packets > 0, "nothing is measured in no rounds, or of no packets");
+    if !flowmeter_tests::is_root() {
+        anyhow::bail!("loading kernel programs needs root: sudo --preserve-env=PATH,HOME cargo xtask bench kernel");
+    }
+    pin_to(0)?;
+    println!(
+        "ns a packet above an empty program; median of {} runs of {} packets each\n\n\
+         {:>8} {:<8} {:>3} {:>7} {:>7} {:>10} {:>8} {:>14} {:>17} {:>9} {:>9}",
+        options.rounds,
+        options.packets,
+        "flows",
+        "spread",
+        "ip",
+        "empty",
+        "parse",
+        "flowmeter",
+        "no clock",
+        "hash_spinlock",
+        "event_per_packet",
+        "fm/hash",
+        "fm/event"
+    );
+    let mut rows = Vec::new();
+    for &flows in &options.flows {
+        // No flow of half as many as there are slots fails to find one.
+        let slots = SLOTS.max((flows * 2).next_power_of_two());
+        for distribution in [Distribution::Uniform, Distribution::Zipf] {
+            for ip in [4, 6] {
+                let measured = measure(options, flows, slots, distribution, ip)?;
+                let above = |name| find(&measured, name).map(|row| row.above_empty_ns);
+                println!(
+                    "{flows:>8} {:<8} {ip:>3} {:>7.0} {:>7.0} {:>10.0} {:>8.0} {:>14.0} {:>17.0} {:>9.2} {:>9.3}",
+                    format!("{distribution:?}").to_lowercase(),
+                    find(&measured, "empty")?.ns,
+                    above("parse")?,
+                    above("flowmeter")?,
+                    above(NO_CLOCK)?,
+                    above("hash_spinlock")?,
+                    above("event_per_packet")?,
+                    above("flowmeter")? / above("hash_spinlock")?,
+                    above("flowmeter")? / above("event_per_packet")?,
+                );
+                rows.extend(measured.into_iter().filter(|row| row.program != NO_CLOCK));
+            }
+        }
+    }
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&rows)?;
+        std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn find<'a>(rows: &'a [Row], program: &str) -> Result<&'a Row> {
+    rows.iter().find(|row| row.program == program).with_context(|| format!("{program} was not measured"))
+}
+
+/// All programs on one kind of traffic.
+fn measure(options: &Options, flows: u32, slots: u32, distribution: Distribution, ip: u8) -> Result<Vec<Row>> {
+    let entries: Vec<&str> = PROGRAMS.iter().map(|program| program.entry).collect();
+    let mut laboratory = Laboratory::load(&Setup {
+        programs: &entries,
+        timeouts: Timeouts::default(),
+        look: Look::default(),
+        flows: slots,
+        traffic: Traffic::Sequence(sequence(flows, distribution)),
+    })?;
+    let (mut events, mut packets) = (laboratory.ring()?, RingBuf::try_from(laboratory.take_map("PACKET_EVENTS")?)?);
+    let frame = frame(ip, options.payload);
+    let (stop, mut times) = (AtomicBool::new(false), vec![Vec::new(); PROGRAMS.len()]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Where there is one CPU only, they share it.
+            let _ = pin_to(1);
+            while !stop.load(Ordering::Relaxed) {
+                while events.take().is_some() {}
+                take_packets(&mut packets);
+            }
+        });
+        let outcome = (|| -> Result<()> {
+            // Opens the flows, and fills the caches.
+            for program in &PROGRAMS {
+                laboratory.run(program.entry, &frame, SEQUENCE as u32)?;
+            }
+            for _ in 0..options.rounds {
+                for (program, times) in PROGRAMS.iter().zip(&mut times) {
+                    times.push(laboratory.run(program.entry, &frame, options.packets)?);
+                }
+            }
+            Ok(())
+        })();
+        stop.store(true, Ordering::Relaxed);
+        outcome
+    })?;
+    let counted = laboratory.counted()?;
+    ensure!(counted.balanced() && counted.folded == 0, "packets found no slot: {counted:?}");
+    let medians: Vec<f64> = times.into_iter().map(median).collect();
+    let row = |(program, &ns): (&Program, &f64)| Row {
+        program: program.name,
+        flows,
+        distribution,
+        ip,
+        ns,
+        above_empty_ns: ns - medians[0],
+    };
+    Ok(PROGRAMS.iter().zip(&medians).map(row).collect())
+}
+
+/// Waits for packets' events as their reader does, asleep until it is woken, and takes them.
+fn take_packets(ring: &mut RingBuf<MapData>) {
+    use std::os::fd::AsRawFd as _;
+    let mut wanted = libc::pollfd { fd: ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, which outlives the call.
+    let ready = unsafe { libc::poll(&raw mut wanted, 1, 2) };
+    while ready > 0 && ring.next().is_some() {}
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_nanos() as f64
+}
+
+/// The smallest packet of an established connection, with this payload.
+fn frame(ip: u8, payload: usize) -> Vec<u8> {
+    let packet = if ip == 4 {
+        Packet::ipv4("10.0.0.0", "192.0.2.1")
+    } else {
+        Packet::ipv6("2001:db8::", "2001:db8:1::c000:201")
+    };
+    packet.with(Transport::tcp(1024, 443).flags(tcp::ACK).payload(vec![0; payload])).build()
+}
+
+/// The flows of successive packets, half of which the server sends.
+fn sequence(flows: u32, distribution: Distribution) -> Vec<u32> {
+    let mut random = fastrand::Rng::with_seed(u64::from(flows));
+    // Which flow comes often has nothing to do with where it lies.
+    let mut names: Vec<u32> = (0..flows).collect();
+    random.shuffle(&mut names);
+    let mut sum = 0.0;
+    let weights: Vec<f64> = (1..=flows)
+        .map(|rank| {
+            sum += if distribution == Distribution::Zipf { 1.0 / f64::from(rank) } else { 1.0 };
+            sum
+        })
+        .collect();
+    (0..SEQUENCE)
+        .map(|_| {
+            let at = random.f64() * sum;
+            let rank = weights.partition_point(|&up_to| up_to <= at).min(names.len() - 1);
+            names[rank] | if random.bool() { SERVER_SENDS } else { 0 }
+        })
+        .collect()
+}

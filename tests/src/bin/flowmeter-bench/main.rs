@@ -1,0 +1,36 @@
+//! The benchmarks: each prints rates, and ratios of one run.
+
+mod capture;
+mod kernel;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measures FlowMeter on this machine.
+#[derive(Parser)]
+#[command(name = "flowmeter-bench", bin_name = "cargo xtask bench", max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Reading, parsing and metering of a capture that is generated first.
+    ///
+    /// Two thirds of the flows are TCP connections with handshake and close, the others UDP; they begin at random over ten
+    /// minutes and have ten packets in the mean, of random lengths, at random gaps of 0.2 s in the mean.
+    Capture(capture::Options),
+    /// What a packet costs in the kernel, beside the plain ways to meter flows there. Needs root.
+    ///
+    /// Each program is run by the kernel itself (BPF_PROG_TEST_RUN) on one CPU, on the smallest TCP packet, which is made
+    /// the next flow's before. That is the `empty` program; what the others cost is the time above it.
+    Kernel(kernel::Options),
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Capture(options) => capture::run(&options),
+        Command::Kernel(options) => kernel::run(&options),
+    }
+}

@@ -1,0 +1,227 @@
+//! The kernel programs without an interface: loaded with settings of the test's, run on a packet (BPF_PROG_TEST_RUN).
+
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader, Pod};
+use flowmeter::kernel::{Ring, SharedTable, TableSize};
+use flowmeter_common::config::{KernelConfig, Timeouts};
+use flowmeter_common::counter::InterfaceCounters;
+use flowmeter_common::flow::FlowState;
+use flowmeter_common::parse::Look;
+
+/// The programs for tests and benchmarks; built beside the shipped object.
+const OBJECT: &str = "../target/bpf/flowmeter-laboratory";
+/// `XDP_PASS` (linux/bpf.h).
+const XDP_PASS: u32 = 2;
+/// Shortest frame that the kernel lets a test run with: an Ethernet header.
+pub const SHORTEST: usize = 14;
+
+/// In an element of the traffic: the server sends.
+pub const SERVER_SENDS: u32 = 1 << 31;
+/// Flows of the traffic that can be told apart.
+pub const MOST_FLOWS: u32 = 1 << 24;
+
+/// Which flow each packet of a run belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// The packet is taken as it is given.
+    AsGiven,
+    /// One after the other, and then from the beginning: a flow's number, with [`SERVER_SENDS`] or not. As many as a
+    /// power of two.
+    Sequence(Vec<u32>),
+    /// Each packet is a flow of its own.
+    EachItsOwn,
+}
+
+/// How the programs are loaded.
+#[derive(Clone, Debug)]
+pub struct Setup<'a> {
+    /// Which of them.
+    pub programs: &'a [&'a str],
+    /// When flows end.
+    pub timeouts: Timeouts,
+    /// How deep packets are looked into.
+    pub look: Look,
+    /// Flows that the table, and the hash map that it is compared with, has room for.
+    pub flows: u32,
+    /// Which flow each packet belongs to.
+    pub traffic: Traffic,
+}
+
+/// Where a CPU is in the traffic; as the programs have it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor {
+    /// Packets made so far.
+    pub position: u32,
+    /// Exclusive-or of each element.
+    pub change: u32,
+    /// The clock of the packets, ns.
+    pub time: u64,
+}
+
+// SAFETY: repr(C), without padding, and every bit pattern is a value.
+unsafe impl Pod for Cursor {}
+
+/// An empty flow as the hash map of the yardstick holds it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PlainFlow {
+    lock: u32,
+    initiator: u32,
+    earlier: u64,
+    state: [u64; size_of::<FlowState>() / 8],
+}
+
+// SAFETY: as above.
+unsafe impl Pod for PlainFlow {}
+
+/// Loaded programs and their maps.
+pub struct Laboratory {
+    ebpf: Ebpf,
+    /// The flow table.
+    pub table: Arc<SharedTable>,
+    counters: PerCpuArray<MapData, InterfaceCounters>,
+    cursor: PerCpuArray<MapData, Cursor>,
+}
+
+impl Laboratory {
+    /// Loads the programs.
+    ///
+    /// # Errors
+    /// They have not been built, or the kernel refuses them.
+    pub fn load(setup: &Setup<'_>) -> Result<Self> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(OBJECT);
+        let object = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let size = TableSize::for_flows(setup.flows)?;
+        let config = KernelConfig {
+            timeouts: setup.timeouts,
+            hash_seed: 0x1234_5678_9abc_def1,
+            bucket_mask: size.buckets - 1,
+            interface_multiplier: 1,
+            events_opened: 0,
+            tunnels: setup.look.tunnels.into(),
+        };
+        let (elements, mask) = match &setup.traffic {
+            Traffic::AsGiven => (1, 0),
+            Traffic::EachItsOwn => (1, u32::MAX),
+            Traffic::Sequence(elements) => {
+                ensure!(elements.len().is_power_of_two(), "{} is no power of two", elements.len());
+                (elements.len() as u32, elements.len() as u32 - 1)
+            }
+        };
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global("CONFIG", &config, true)
+            .override_global("TRAFFIC_MASK", &mask, true)
+            .map_max_entries("BUCKETS", size.buckets)
+            .map_max_entries("ENTRIES", size.slots())
+            .map_max_entries("TRAFFIC", elements);
+        if setup.programs.contains(&"bench_hash_spinlock") {
+            loader.map_max_entries("HASH", size.slots());
+        }
+        let mut ebpf = loader.load(&object).context("loading the object")?;
+        for name in setup.programs {
+            let program: &mut Xdp =
+                ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?;
+            program.load().with_context(|| format!("the kernel refused {name}"))?;
+        }
+        if let Traffic::Sequence(elements) = &setup.traffic {
+            let mut traffic: Array<_, u32> = ebpf.map_mut("TRAFFIC").context("no map TRAFFIC")?.try_into()?;
+            for (i, element) in elements.iter().enumerate() {
+                traffic.set(i as u32, element, 0)?;
+            }
+        }
+        let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
+        let mut empty: PerCpuArray<_, PlainFlow> =
+            ebpf.map_mut("EMPTY_FLOW").context("no map EMPTY_FLOW")?.try_into()?;
+        // SAFETY: the state is made of words, and has no padding.
+        let state = unsafe { std::mem::transmute::<FlowState, [u64; size_of::<FlowState>() / 8]>(FlowState::EMPTY) };
+        let flow = PlainFlow { lock: 0, initiator: 0, earlier: 0, state };
+        empty.set(0, PerCpuValues::try_from(vec![flow; cpus])?, 0)?;
+        let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
+        let (buckets, entries) = (take("BUCKETS")?, take("ENTRIES")?);
+        let table = match (&buckets, &entries) {
+            (Map::Array(buckets), Map::Array(entries)) => {
+                SharedTable::map(buckets.fd().as_fd(), entries.fd().as_fd(), size)?
+            }
+            _ => anyhow::bail!("the table's maps are no arrays"),
+        };
+        let counters = take("COUNTERS")?.try_into()?;
+        let cursor = take("CURSOR")?.try_into()?;
+        Ok(Self { ebpf, table: Arc::new(table), counters, cursor })
+    }
+
+    /// Takes a map out, to be used by its type.
+    ///
+    /// # Errors
+    /// There is none of this name, or it has been taken.
+    pub fn take_map(&mut self, name: &str) -> Result<Map> {
+        self.ebpf.take_map(name).with_context(|| format!("no map {name}"))
+    }
+
+    /// The reading end of the events, once.
+    ///
+    /// # Errors
+    /// It has been taken.
+    pub fn ring(&mut self) -> Result<Ring> {
+        Ok(Ring::new(self.take_map("EVENTS")?.try_into()?))
+    }
+
+    /// Places every CPU at the same point of the traffic.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn place(&mut self, cursors: impl Fn(usize) -> Cursor) -> Result<()> {
+        let cpus = self.cursor.get(&0, 0)?.len();
+        let values = PerCpuValues::try_from((0..cpus).map(cursors).collect::<Vec<_>>())?;
+        Ok(self.cursor.set(0, values, 0)?)
+    }
+
+    /// Runs a program `times` times on a frame of at least [`SHORTEST`] bytes, on the CPU that this thread is on, and
+    /// returns the mean time of a run, in whole nanoseconds.
+    ///
+    /// # Errors
+    /// The kernel does not run it, or the program does not pass the packet.
+    pub fn run(&self, program: &str, frame: &[u8], times: u32) -> Result<Duration> {
+        let program: &Xdp =
+            self.ebpf.program(program).with_context(|| format!("no program {program}"))?.try_into()?;
+        let ran =
+            program.test_run(TestRunOptions { data_in: Some(frame), repeat: times, ..TestRunOptions::new() })?;
+        ensure!(ran.return_value == XDP_PASS, "the program returned {}", ran.return_value);
+        Ok(ran.duration)
+    }
+
+    /// What has been counted, on all CPUs.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counted(&self) -> Result<InterfaceCounters> {
+        let mut all = InterfaceCounters::default();
+        for cpu in self.counters.get(&0, 0)?.iter() {
+            all.add(cpu);
+        }
+        Ok(all)
+    }
+}
+
+/// Binds the calling thread to one CPU.
+///
+/// # Errors
+/// There is no such CPU, or it may not be used.
+pub fn pin_to(cpu: usize) -> Result<()> {
+    // SAFETY: a cpu_set_t is plain bits; pointer and size describe it.
+    let pinned = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
+    };
+    ensure!(pinned == 0, "CPU {cpu} cannot be used: {}", std::io::Error::last_os_error());
+    Ok(())
+}
