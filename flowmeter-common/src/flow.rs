@@ -7,7 +7,8 @@
 //! State is integers. Times are nanoseconds, gaps exact in nanoseconds; active and idle periods are kept in whole
 //! microseconds. Means, deviations and rates are finished once, in userspace.
 //!
-//! A direction fills seven cache lines in order of use, an entry with its key fifteen.
+//! A direction fills seven cache lines, an entry with its key fifteen. A packet touches the key's, the first four of its
+//! own direction (five if it has payload), and the first of the other, where all stands that both directions read.
 
 use crate::atomic::add_exact;
 use crate::config::SECOND;
@@ -154,9 +155,30 @@ fn microseconds(nanoseconds: u64) -> u32 {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Direction {
-    // Line 1: sizes.
+    // Line 1: what the other direction's packets read, too.
     /// Packets. Exact under any concurrency; the first word that a packet changes.
     pub packets: u64,
+    /// Time of the first packet, ns; `u64::MAX` before it, so that the earlier of two is the lesser.
+    pub first: u64,
+    /// Time of the last packet, ns; 0 before it.
+    pub last: u64,
+    /// Time at which a packet of this direction closed the connection, ns; valid with [`tcp_seen::CLOSED`].
+    pub closed_at: u64,
+    /// Start of the present active period, if a packet of this direction began it, ns.
+    pub run_start: u64,
+    /// Time of the last packet of the present (possible) bulk, ns; 0 before the first packet with payload.
+    pub bulk_last: u64,
+    /// Bits of [`tcp_seen`].
+    pub tcp_seen: u32,
+    /// Highest acknowledgement sent.
+    pub highest_ack: u32,
+    /// Sequence number after the FIN.
+    pub fin_end: u32,
+    /// [`completion`] of `packets` after the last update that came to its end; 0 before the first did. A reader that
+    /// finds the two in agreement, and again after copying, has a copy that no update tore.
+    pub complete: u32,
+
+    // Line 2: sizes.
     /// Bytes of IP packets. Exact under any concurrency.
     pub bytes: u64,
     /// Sum of squared IP lengths. At most the largest length times `bytes`: 65,575 x 1.8e14 B (an hour at 400 Gbit/s)
@@ -168,6 +190,8 @@ pub struct Direction {
     pub payload_squares: u64,
     /// Packets with payload.
     pub data_packets: u64,
+    /// Bytes of transport headers.
+    pub header_bytes: u64,
     /// Smallest IP length; `u32::MAX` if there is none.
     pub size_min: u32,
     /// Largest IP length.
@@ -177,62 +201,19 @@ pub struct Direction {
     /// Largest payload length.
     pub payload_max: u32,
 
-    // Line 2: time.
-    /// Time of the first packet, ns.
-    pub first: u64,
-    /// Time of the last packet, ns.
-    pub last: u64,
+    // Line 3: gaps.
     /// Gaps between successive packets of this direction.
     pub gaps: Gaps,
-    /// Bytes of transport headers.
-    pub header_bytes: u64,
-    /// [`completion`] of `packets` after the last update that came to its end; 0 before the first did. A reader that
-    /// finds the two in agreement, and again after copying, has a copy that no update tore.
-    pub complete: u32,
-    /// Gaps longer than [`SUBFLOW_GAP`] that a packet of this direction ended.
-    pub subflow_gaps: u32,
-
-    // Line 3: the flow's gaps, and flags.
     /// Gaps between successive packets of the flow that a packet of this direction ended.
     pub flow_gaps: Gaps,
+
+    // Line 4: headers.
     /// Packets with ACK.
     pub ack: u64,
     /// Packets with PSH.
     pub psh: u64,
-    /// Packets with FIN.
-    pub fin: u32,
-    /// Packets with SYN.
-    pub syn: u32,
-    /// Packets with RST.
-    pub rst: u32,
-    /// Packets with URG.
-    pub urg: u32,
-
-    // Line 4: TCP.
-    /// Packets with ECE.
-    pub ece: u32,
-    /// Packets with CWR.
-    pub cwr: u32,
     /// Sequence number expected next.
     pub next_sequence: u32,
-    /// Highest acknowledgement sent.
-    pub highest_ack: u32,
-    /// Sequence number after the FIN.
-    pub fin_end: u32,
-    /// Sequence number of the (latest) SYN.
-    pub initial_sequence: u32,
-    /// Start of the latest hole in the sequence numbers.
-    pub hole_start: u32,
-    /// End of that hole.
-    pub hole_end: u32,
-    /// Packets with a window of zero, RST excepted.
-    pub zero_windows: u32,
-    /// Segments that begin before the expected sequence number and fill no hole.
-    pub retransmissions: u32,
-    /// Segments that fill a hole: late, or sent again after a loss before this point.
-    pub out_of_order: u32,
-    /// Bits of [`tcp_seen`].
-    pub tcp_seen: u32,
     /// Window of the first packet, not scaled; of ICMP the first message's type and code, see [`Packet::window`].
     pub window_first: u16,
     /// Smallest window, not scaled; `u16::MAX` if there is none.
@@ -241,14 +222,28 @@ pub struct Direction {
     pub window_max: u16,
     /// Shortest transport header in bytes; `u16::MAX` if there is none.
     pub header_min: u16,
-    /// Time at which a packet of this direction closed the connection, ns; valid with [`tcp_seen::CLOSED`].
-    pub closed_at: u64,
+    /// Packets with a window of zero, RST excepted.
+    pub zero_windows: u32,
+    /// Packets with FIN.
+    pub fin: u32,
+    /// Packets with SYN.
+    pub syn: u32,
+    /// Packets with RST.
+    pub rst: u32,
+    /// Packets with URG.
+    pub urg: u32,
+    /// Packets with ECE.
+    pub ece: u32,
+    /// Packets with CWR.
+    pub cwr: u32,
+    /// Gaps longer than [`SUBFLOW_GAP`] that a packet of this direction ended.
+    pub subflow_gaps: u32,
+    /// Segments that begin before the expected sequence number and fill no hole.
+    pub retransmissions: u32,
 
     // Line 5: bulks.
     /// Time of the first packet of the present (possible) bulk, ns; valid if `bulk_count` is not 0.
     pub bulk_start: u64,
-    /// Time of its last packet, ns.
-    pub bulk_last: u64,
     /// Packets in bulks.
     pub bulk_packets: u64,
     /// Payload bytes in bulks.
@@ -261,10 +256,13 @@ pub struct Direction {
     pub bulk_pending: u32,
     /// Bulks.
     pub bulks: u32,
-    /// 1 once a packet with payload has set `bulk_last`.
-    pub bulk_seen: u32,
+    /// Sequence number of the (latest) SYN.
+    pub initial_sequence: u32,
     /// Time of the first ACK without SYN, ns; valid with [`tcp_seen::ESTABLISHED`].
     pub established_at: u64,
+    /// Time in the flows that this one continues after an active timeout, ns; kept in direction 0. At most the time
+    /// since the first packet of the first: 2^64 ns are 584 years.
+    pub earlier: u64,
 
     // Line 6: activity.
     /// Active periods (runs without a gap over [`IDLE_GAP`], of more than 0 ns) that a packet of this direction ended.
@@ -272,16 +270,19 @@ pub struct Direction {
     /// Gaps over [`IDLE_GAP`] that a packet of this direction ended.
     pub idle: Periods,
 
-    // Line 7: the first packets.
+    // Line 7: the first packets, and what is rare of TCP.
     /// Time of the first packets since the flow's first, µs, at most `u32::MAX`.
     pub head_offsets: [u32; HEAD],
     /// IP length of the first packets, at most `u16::MAX`.
     pub head_sizes: [u16; HEAD],
-    /// Start of the present active period, if a packet of this direction began it, ns.
-    pub run_start: u64,
-    /// Time in the flows that this one continues after an active timeout, ns; kept in direction 0. At most the time
-    /// since the first packet of the first: 2^64 ns are 584 years.
-    pub earlier: u64,
+    /// Start of the latest hole in the sequence numbers.
+    pub hole_start: u32,
+    /// End of that hole.
+    pub hole_end: u32,
+    /// Segments that fill a hole: late, or sent again after a loss before this point.
+    pub out_of_order: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<Direction>() == 448, "a direction fills seven cache lines");
@@ -299,7 +300,7 @@ impl Direction {
         size_max: 0,
         payload_min: u32::MAX,
         payload_max: 0,
-        first: 0,
+        first: u64::MAX,
         last: 0,
         gaps: Gaps::EMPTY,
         header_bytes: 0,
@@ -337,7 +338,6 @@ impl Direction {
         bulk_count: 0,
         bulk_pending: 0,
         bulks: 0,
-        bulk_seen: 0,
         established_at: 0,
         active: Periods::EMPTY,
         idle: Periods::EMPTY,
@@ -345,7 +345,13 @@ impl Direction {
         head_sizes: [0; HEAD],
         run_start: 0,
         earlier: 0,
+        reserved: 0,
     };
+
+    /// Time of the first packet, ns; 0 if there is none.
+    pub fn first_seen(&self) -> u64 {
+        if self.packets == 0 { 0 } else { self.first }
+    }
 
     /// True if it has shown all of these [`tcp_seen`] bits.
     #[inline(always)]
@@ -417,7 +423,7 @@ impl Direction {
     #[inline(always)]
     fn add_bulk(&mut self, other: &Self, packet: &Packet, now: u64) {
         let payload = packet.payload;
-        let broken = other.bulk_seen != 0 && other.bulk_last > self.bulk_start;
+        let broken = other.bulk_last > self.bulk_start;
         if self.bulk_count == 0 || broken || now.saturating_sub(self.bulk_last) > BULK_GAP {
             self.bulk_start = now;
             self.bulk_count = 0;
@@ -439,7 +445,6 @@ impl Direction {
             }
         }
         self.bulk_last = now;
-        self.bulk_seen = 1;
     }
 
     #[inline(always)]
@@ -601,7 +606,10 @@ impl FlowState {
     #[inline(always)]
     pub fn first(&self) -> u64 {
         let [a, b] = &self.directions;
-        if b.packets == 0 || (a.packets != 0 && a.first < b.first) { a.first } else { b.first }
+        match if a.first < b.first { a.first } else { b.first } {
+            u64::MAX => 0,
+            first => first,
+        }
     }
 
     /// Time of the last packet, ns; 0 if there is none.
@@ -645,9 +653,10 @@ impl FlowState {
         let before = add_exact(&mut own.packets, segments);
         let first = before == 0;
         let flow_seen = !first || other.packets != 0;
-        let flow_last = if own.last > other.last { own.last } else { other.last };
-        let flow_first =
-            if other.packets == 0 || (!first && own.first < other.first) { own.first } else { other.first };
+        let flow_first = if own.first < other.first { own.first } else { other.first };
+        let own_last = own.last;
+        let flow_last = if own_last > other.last { own_last } else { other.last };
+        let now = if now < flow_last { flow_last } else { now };
 
         own.add_sizes(packet);
         if packet.header < own.header_min {
@@ -657,10 +666,10 @@ impl FlowState {
         if first {
             own.first = now;
         } else {
-            own.gaps.add(now.saturating_sub(own.last));
+            own.gaps.add(now.wrapping_sub(own_last));
         }
         if flow_seen {
-            let gap = now.saturating_sub(flow_last);
+            let gap = now.wrapping_sub(flow_last);
             own.flow_gaps.add(gap);
             if gap > SUBFLOW_GAP {
                 own.subflow_gaps = own.subflow_gaps.saturating_add(1);
@@ -678,12 +687,10 @@ impl FlowState {
         } else {
             own.run_start = now;
         }
-        if now > own.last {
-            own.last = now;
-        }
+        own.last = now;
 
         if before < HEAD as u64 {
-            let offset = if flow_seen { microseconds(now.saturating_sub(flow_first)) } else { 0 };
+            let offset = microseconds(now.saturating_sub(flow_first));
             own.add_head(packet, before as usize, offset);
         }
         if segments > 1 {

@@ -30,6 +30,9 @@ pub trait Frame {
     /// Reads a value, in memory byte order, at `offset` bytes from the frame's start; `None` if it ends before.
     fn read<T: Plain>(&self, offset: usize) -> Option<T>;
 
+    /// True if the frame's first `length` bytes are all here.
+    fn holds(&self, length: usize) -> bool;
+
     /// Length on the wire in bytes, link header included, even where the captured bytes were cut.
     fn wire_len(&self) -> usize;
 
@@ -67,6 +70,11 @@ impl Frame for SliceFrame<'_> {
         let bytes = self.bytes.get(offset..)?.get(..size_of::<T>())?;
         // SAFETY: `bytes` holds exactly size_of::<T>() readable bytes, and T is Plain.
         Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn holds(&self, length: usize) -> bool {
+        length <= self.bytes.len()
     }
 
     #[inline(always)]

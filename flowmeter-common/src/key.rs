@@ -111,23 +111,31 @@ impl FlowKey {
             == 0
     }
 
+    /// The key as words, put together from its fields: of a key that is in registers, and was never in memory.
+    #[inline(always)]
+    pub fn to_words(&self) -> [u64; KEY_WORDS] {
+        let halves = |a: u16, b: u16, c: u16, d: u16| {
+            u64::from(a) | u64::from(b) << 16 | u64::from(c) << 32 | u64::from(d) << 48
+        };
+        let bytes = |a: u8, b: u8, c: u8, d: u8| {
+            u64::from(a) | u64::from(b) << 8 | u64::from(c) << 16 | u64::from(d) << 24
+        };
+        // As a little-endian processor has them in memory; the programs are compiled for no other.
+        [
+            self.a_address[0],
+            self.a_address[1],
+            self.b_address[0],
+            self.b_address[1],
+            halves(self.a_port, self.b_port, self.outer_vlan, self.inner_vlan),
+            u64::from(self.tunnel_id) | u64::from(self.interface) << 32,
+            bytes(self.protocol, self.kind, self.ip_version, self.tunnel),
+        ]
+    }
+
     /// 64-bit hash, keyed by `seed` so that who does not know it cannot choose colliding keys easily.
-    ///
-    /// The words are multiplied independently of each other, so that a processor does it at once, and mixed at the end.
     #[inline(always)]
     pub fn hash(&self, seed: u64) -> u64 {
-        let words = self.words();
-        let mut h = seed;
-        let mut i = 0;
-        while i < KEY_WORDS {
-            let m = (words[i] ^ seed).wrapping_mul(MULTIPLIERS[i]);
-            h = h.wrapping_add(m ^ (m >> 32));
-            i += 1;
-        }
-        h ^= h >> 31;
-        h = h.wrapping_mul(0xd6e8_feb8_6659_fd93);
-        h ^= h >> 32;
-        h
+        hash_words(self.words(), seed)
     }
 
     /// Orders the endpoints and returns the direction of a packet that goes from the first to the second given:
@@ -154,6 +162,23 @@ impl FlowKey {
         }
         swap as u8
     }
+}
+
+/// Hash of a key's words, see [`FlowKey::hash`]. They are multiplied independently of each other, so that a processor does
+/// it at once, and mixed at the end.
+#[inline(always)]
+pub fn hash_words(words: &[u64; KEY_WORDS], seed: u64) -> u64 {
+    let mut h = seed;
+    let mut i = 0;
+    while i < KEY_WORDS {
+        let m = (words[i] ^ seed).wrapping_mul(MULTIPLIERS[i]);
+        h = h.wrapping_add(m ^ (m >> 32));
+        i += 1;
+    }
+    h ^= h >> 31;
+    h = h.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    h ^= h >> 32;
+    h
 }
 
 /// An IPv4 address, given as it stands in memory, as the words of its IPv4-mapped IPv6 address.

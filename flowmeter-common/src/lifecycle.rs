@@ -205,9 +205,24 @@ impl From<Half> for Ages {
     }
 }
 
+/// True if the packet certainly belongs to the flow: what nearly every packet is asked, in few instructions.
+#[inline(always)]
+fn goes_on(state: &FlowState, packet: &Packet, now: u64, timeouts: &Timeouts) -> bool {
+    let [a, b] = &state.directions;
+    let first = if a.first < b.first { a.first } else { b.first };
+    let last = if a.last > b.last { a.last } else { b.last };
+    now.wrapping_sub(last) <= timeouts.idle
+        && now.wrapping_sub(first) <= timeouts.active
+        && (a.tcp_seen | b.tcp_seen) & tcp_seen::CLOSED == 0
+        && packet.flags & tcp_flags::SYN == 0
+}
+
 /// Whether the flow has ended before `packet`, seen at `now`, so that the packet opens a new one.
 #[inline(always)]
 pub fn ended_before(state: &FlowState, packet: &Packet, now: u64, timeouts: &Timeouts) -> Option<Ending> {
+    if goes_on(state, packet, now, timeouts) {
+        return None;
+    }
     // SAFETY: a reference points to a readable flow.
     let ages = unsafe { Ages::read(state) }?;
     if let Some(reason) = ages.expired(now, timeouts) {

@@ -91,6 +91,27 @@ impl Packet {
         }
     }
 
+    /// Copies all but the key into `target`.
+    ///
+    /// # Safety
+    /// `target` points to a packet's writable memory.
+    #[inline(always)]
+    pub unsafe fn write_facts(&self, target: *mut Self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            (*target).direction = self.direction;
+            (*target).flags = self.flags;
+            (*target).header = self.header;
+            (*target).window = self.window;
+            (*target).segments = self.segments;
+            (*target).segment_payload = self.segment_payload;
+            (*target).size = self.size;
+            (*target).payload = self.payload;
+            (*target).sequence = self.sequence;
+            (*target).acknowledgement = self.acknowledgement;
+        }
+    }
+
     /// True if all of these TCP flags are set.
     #[inline(always)]
     pub fn has(&self, flags: u8) -> bool {

@@ -62,6 +62,10 @@ pub trait Memory {
     fn bucket(&self, index: u32) -> Option<&[Self::Word; WAYS]>;
     /// The entry of a slot; `None` only if there is no such slot.
     fn entry(&self, slot: u32) -> Option<*mut Entry>;
+    /// Told that a packet of this direction will most likely be added to the entry, so that its cache lines can be
+    /// fetched at once, and not one after the other as they are come upon.
+    #[inline(always)]
+    fn prefetch(&self, _entry: *mut Entry, _direction: u8) {}
 }
 
 /// Where a key may sit, and its tag less the state.
@@ -136,7 +140,7 @@ pub fn find_or_open<M: Memory>(
 ) -> Result<Found, NoSlot> {
     let mut ended = None;
     let mut opening = Opening::of(packet);
-    let Hit { slot, entry } = find(memory, place, &packet.key);
+    let Hit { slot, entry } = find(memory, place, packet);
     if !entry.is_null() {
         let tag = place.hash | state::LIVE;
         // SAFETY: the tag was live when it was found and this program has not returned, so that the agent's grace
@@ -165,7 +169,7 @@ pub fn find_or_open<M: Memory>(
             }
             Open::Full => return Err(NoSlot::Full),
             Open::Rival => {
-                let Hit { slot, entry } = find(memory, place, &packet.key);
+                let Hit { slot, entry } = find(memory, place, packet);
                 if !entry.is_null() {
                     return Ok(Found { slot, tag: place.hash | state::LIVE, entry, opened: false, ended });
                 }
@@ -188,9 +192,9 @@ impl Hit {
     const NONE: Self = Self { slot: 0, entry: core::ptr::null_mut() };
 }
 
-/// Looks for a live flow with this key.
+/// Looks for the packet's flow among the live ones.
 #[inline(always)]
-fn find<M: Memory>(memory: &M, place: &Place, key: &FlowKey) -> Hit {
+fn find<M: Memory>(memory: &M, place: &Place, packet: &Packet) -> Hit {
     let wanted = place.hash | state::LIVE;
     let mut which = 0;
     while which < 2 {
@@ -205,8 +209,9 @@ fn find<M: Memory>(memory: &M, place: &Place, key: &FlowKey) -> Hit {
                 let Some(entry) = memory.entry(slot) else {
                     return Hit::NONE;
                 };
+                memory.prefetch(entry, packet.direction);
                 // SAFETY: the entry of a live tag has been written, and its key does not change while the tag lives.
-                if unsafe { (*entry).key.same(key) } {
+                if unsafe { (*entry).key.same(&packet.key) } {
                     return Hit { slot, entry };
                 }
             }

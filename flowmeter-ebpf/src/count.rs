@@ -19,21 +19,6 @@ impl Counters {
         Some(counters)
     }
 
-    /// The map value, to hand to another BPF function.
-    #[inline(always)]
-    pub fn as_ptr(&self) -> *mut InterfaceCounters {
-        self.0
-    }
-
-    /// The counters that [`as_ptr`](Self::as_ptr) gave.
-    ///
-    /// # Safety
-    /// `own` comes from `as_ptr`, in this run of the program.
-    #[inline(always)]
-    pub unsafe fn from_ptr(own: *mut InterfaceCounters) -> Self {
-        Self(own)
-    }
-
     /// The packets could not be parsed, for the reason with this number of [`Skip`](flowmeter_common::counter::Skip).
     #[inline(always)]
     pub fn skipped(&self, reason: u32, packets: u16) {

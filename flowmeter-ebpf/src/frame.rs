@@ -1,6 +1,6 @@
 //! The only raw packet pointers: a frame between `data` and `data_end`, checked at each read.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use flowmeter_common::frame::{Frame, MAX_OFFSET, Plain};
@@ -9,63 +9,42 @@ use flowmeter_common::frame::{Frame, MAX_OFFSET, Plain};
 pub struct KernelFrame {
     start: usize,
     end: usize,
-    wire_len: usize,
-    /// A word in a map, through which an offset goes to be forgotten; null where nothing is parsed.
+    wire: Wire,
+    /// A word of a map that only this CPU uses, through which an offset goes to be forgotten.
     scratch: *mut u32,
 }
 
+/// Who knows how long a packet is.
+#[derive(Clone, Copy)]
+enum Wire {
+    /// The kernel, which is asked only if it matters: a call costs nanoseconds.
+    Xdp(*mut xdp_md),
+    Known(usize),
+}
+
 impl KernelFrame {
-    /// A packet before the kernel has made anything of it.
+    /// A packet before the kernel has made anything of it. `scratch` is a word of a map that only this CPU uses.
     #[inline(always)]
-    pub fn of_xdp(ctx: &XdpContext) -> Self {
-        // SAFETY: the helper reads the context that the kernel gave us.
-        let wire_len = unsafe { bpf_xdp_get_buff_len(ctx.ctx) };
-        Self {
-            start: ctx.data(),
-            end: ctx.data_end(),
-            wire_len: wire_len as usize,
-            scratch: core::ptr::null_mut(),
-        }
+    pub fn of_xdp(ctx: &XdpContext, scratch: *mut u32) -> Self {
+        Self { start: ctx.data(), end: ctx.data_end(), wire: Wire::Xdp(ctx.ctx), scratch }
     }
 
     /// A packet that the kernel is about to send.
     #[inline(always)]
-    pub fn of_tc(ctx: &TcContext) -> Self {
-        Self {
-            start: ctx.data(),
-            end: ctx.data_end(),
-            wire_len: ctx.len() as usize,
-            scratch: core::ptr::null_mut(),
-        }
+    pub fn of_tc(ctx: &TcContext, scratch: *mut u32) -> Self {
+        Self { start: ctx.data(), end: ctx.data_end(), wire: Wire::Known(ctx.len() as usize), scratch }
     }
 
     /// The same frame of which more was on the wire: it was cut when it was captured.
-    #[cfg(feature = "laboratory")]
     #[inline(always)]
     pub fn with_wire_len(self, wire_len: usize) -> Self {
-        Self { wire_len, ..self }
-    }
-
-    /// Start, end and wire length, to hand to another BPF function.
-    #[inline(always)]
-    pub fn into_parts(self) -> (usize, usize, usize) {
-        (self.start, self.end, self.wire_len)
-    }
-
-    /// The frame that [`into_parts`](Self::into_parts) took apart.
-    ///
-    /// # Safety
-    /// The parts come from `into_parts` in this run of the program, and no helper has moved the packet since;
-    /// `scratch` is a word of a map that only this CPU uses.
-    #[inline(always)]
-    pub unsafe fn from_parts(start: usize, end: usize, wire_len: usize, scratch: *mut u32) -> Self {
-        Self { start, end, wire_len, scratch }
+        Self { wire: Wire::Known(wire_len), ..self }
     }
 
     /// True if the packet goes on after its linear part.
     #[inline(always)]
     pub fn is_partial(&self) -> bool {
-        self.end - self.start < self.wire_len
+        self.end - self.start < self.wire_len()
     }
 }
 
@@ -84,8 +63,17 @@ impl Frame for KernelFrame {
     }
 
     #[inline(always)]
+    fn holds(&self, length: usize) -> bool {
+        length <= self.end - self.start
+    }
+
+    #[inline(always)]
     fn wire_len(&self) -> usize {
-        self.wire_len
+        match self.wire {
+            // SAFETY: the helper reads the context that the kernel gave us.
+            Wire::Xdp(ctx) => unsafe { bpf_xdp_get_buff_len(ctx) as usize },
+            Wire::Known(length) => length,
+        }
     }
 
     #[inline(always)]
@@ -113,6 +101,12 @@ pub struct SkbFacts {
 }
 
 impl SkbFacts {
+    /// What there is to know of a packet on `interface` that has no socket buffer: it is one.
+    #[inline(always)]
+    pub const fn none(interface: u32) -> Self {
+        Self { interface, vlan: 0, segments: 1, segment_payload: 0 }
+    }
+
     /// Reads the socket buffer's fields.
     #[inline(always)]
     pub fn of(ctx: &TcContext) -> Self {

@@ -26,6 +26,7 @@ const TCX_NEXT: i32 = -1;
 
 /// Packets that arrive. Native mode sees them as they were on the wire.
 #[xdp(frags)]
+#[inline(always)]
 pub fn flowmeter_ingress(ctx: XdpContext) -> u32 {
     track::ingress(&ctx);
     xdp_action::XDP_PASS
@@ -33,6 +34,7 @@ pub fn flowmeter_ingress(ctx: XdpContext) -> u32 {
 
 /// Packets that leave. Large sends have not been cut into segments yet.
 #[classifier]
+#[inline(always)]
 pub fn flowmeter_egress(ctx: TcContext) -> i32 {
     track::egress(&ctx);
     TCX_NEXT

@@ -142,7 +142,8 @@ impl Laboratory {
         let mut empty: PerCpuArray<_, PlainFlow> =
             ebpf.map_mut("EMPTY_FLOW").context("no map EMPTY_FLOW")?.try_into()?;
         // SAFETY: the state is made of words, and has no padding.
-        let state = unsafe { std::mem::transmute::<FlowState, [u64; size_of::<FlowState>() / 8]>(FlowState::EMPTY) };
+        let state =
+            unsafe { std::mem::transmute::<FlowState, [u64; size_of::<FlowState>() / 8]>(FlowState::EMPTY) };
         let flow = PlainFlow { lock: 0, initiator: 0, earlier: 0, state };
         empty.set(0, PerCpuValues::try_from(vec![flow; cpus])?, 0)?;
         let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
@@ -192,8 +193,11 @@ impl Laboratory {
     pub fn run(&self, program: &str, frame: &[u8], times: u32) -> Result<Duration> {
         let program: &Xdp =
             self.ebpf.program(program).with_context(|| format!("no program {program}"))?.try_into()?;
-        let ran =
-            program.test_run(TestRunOptions { data_in: Some(frame), repeat: times, ..TestRunOptions::new() })?;
+        let ran = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            repeat: times,
+            ..TestRunOptions::new()
+        })?;
         ensure!(ran.return_value == XDP_PASS, "the program returned {}", ran.return_value);
         Ok(ran.duration)
     }

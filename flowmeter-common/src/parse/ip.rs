@@ -47,8 +47,11 @@ mod next_header {
 /// The length field's value, or what the wire carried where that is less (a cut or forged packet) or where the
 /// field is zero, as it is for packets that the sender's kernel has still to segment.
 #[inline(always)]
-fn bounded_size(claimed: u32, wire_len: usize, offset: usize) -> u32 {
-    let available = (wire_len as u32).saturating_sub(offset as u32);
+fn bounded_size<F: Frame>(frame: &F, claimed: u32, offset: usize) -> u32 {
+    if claimed != 0 && frame.holds(offset + claimed as usize) {
+        return claimed;
+    }
+    let available = (frame.wire_len() as u32).saturating_sub(offset as u32);
     if claimed == 0 || claimed > available { available } else { claimed }
 }
 
@@ -78,7 +81,7 @@ fn read_v4<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip> {
         return Err(Skip::BadIpv4);
     }
     let fragment = u32::from_be(words[1]) as u16;
-    let size = bounded_size(total, frame.wire_len(), offset);
+    let size = bounded_size(frame, total, offset);
     let later_fragment = fragment & IPV4_FRAGMENT_OFFSET != 0;
     let mut protocol = (u32::from_be(words[2]) >> 16) as u8;
     let mut end = offset + headers as usize;
@@ -117,7 +120,7 @@ fn read_v6<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip> {
     // A payload length of zero means "longer than the field can say" (RFC 2675, or a packet still to be segmented),
     // unless there is nothing after the header.
     let claimed = if payload == 0 && next != next_header::NONE { 0 } else { payload + IPV6_HEADER };
-    let size = bounded_size(claimed, frame.wire_len(), offset);
+    let size = bounded_size(frame, claimed, offset);
     let mut at = offset + IPV6_HEADER as usize;
     let mut later_fragment = false;
     let mut followed = 0;

@@ -7,11 +7,11 @@ use aya_ebpf::programs::XdpContext;
 
 use super::{plain, traffic};
 use crate::clock;
-use crate::frame::KernelFrame;
 use crate::track;
 
 /// Nothing.
 #[xdp(frags)]
+#[inline(always)]
 pub fn bench_empty(ctx: XdpContext) -> u32 {
     traffic::next(&ctx);
     XDP_PASS
@@ -19,6 +19,7 @@ pub fn bench_empty(ctx: XdpContext) -> u32 {
 
 /// Parses.
 #[xdp(frags)]
+#[inline(always)]
 pub fn bench_parse(ctx: XdpContext) -> u32 {
     traffic::next(&ctx);
     track::parsed(&ctx);
@@ -27,23 +28,26 @@ pub fn bench_parse(ctx: XdpContext) -> u32 {
 
 /// All that is shipped.
 #[xdp(frags)]
+#[inline(always)]
 pub fn bench_flowmeter(ctx: XdpContext) -> u32 {
     traffic::next(&ctx);
-    track::arrived(&ctx, KernelFrame::of_xdp(&ctx), 0, clock::now);
+    track::arrived(&ctx, 0, 0, clock::now);
     XDP_PASS
 }
 
 /// All that is shipped, but for reading the clock.
 #[xdp(frags)]
+#[inline(always)]
 pub fn bench_no_clock(ctx: XdpContext) -> u32 {
     if let Some(now) = traffic::next(&ctx) {
-        track::arrived(&ctx, KernelFrame::of_xdp(&ctx), 0, || now);
+        track::arrived(&ctx, 0, 0, || now);
     }
     XDP_PASS
 }
 
 /// Parses, and does the same update in a hash map under a spin lock.
 #[xdp(frags)]
+#[inline(always)]
 pub fn bench_hash_spinlock(ctx: XdpContext) -> u32 {
     traffic::next(&ctx);
     plain::hash_spinlock(&ctx);
@@ -52,6 +56,7 @@ pub fn bench_hash_spinlock(ctx: XdpContext) -> u32 {
 
 /// Parses, and sends each packet's facts to userspace.
 #[xdp(frags)]
+#[inline(always)]
 pub fn bench_event_per_packet(ctx: XdpContext) -> u32 {
     traffic::next(&ctx);
     plain::event_per_packet(&ctx);

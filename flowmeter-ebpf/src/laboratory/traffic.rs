@@ -61,11 +61,8 @@ pub fn next(ctx: &XdpContext) -> Option<u64> {
     let client_port = (CLIENT_PORT + (flow & 0x7fff) as u16).to_be();
     let backward = element & SERVER_SENDS != 0;
     let (source, destination) = if backward { (server, client) } else { (client, server) };
-    let (from, to) = if backward {
-        (SERVER_PORT.to_be(), client_port)
-    } else {
-        (client_port, SERVER_PORT.to_be())
-    };
+    let (from, to) =
+        if backward { (SERVER_PORT.to_be(), client_port) } else { (client_port, SERVER_PORT.to_be()) };
     let (start, end) = (ctx.data(), ctx.data_end());
     if start + IP + IPV4_HEADER + PORTS > end {
         return None;

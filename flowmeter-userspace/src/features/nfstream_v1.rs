@@ -94,9 +94,9 @@ static COUNTS: [Feature; 15] = join([
     scope!(counts "bidirectional", "both directions", |f|
         f.record.entry.state.first(), f.record.entry.state.last(), f.record.duration(), f.record.entry.state.packets(), f.size.sum),
     scope!(counts "src2dst", "forward", |f|
-        f.forward.raw.first, f.forward.raw.last, f.forward.span(), f.forward.raw.packets, f.forward.size.sum),
+        f.forward.raw.first_seen(), f.forward.raw.last, f.forward.span(), f.forward.raw.packets, f.forward.size.sum),
     scope!(counts "dst2src", "backward", |f|
-        f.backward.raw.first, f.backward.raw.last, f.backward.span(), f.backward.raw.packets, f.backward.size.sum),
+        f.backward.raw.first_seen(), f.backward.raw.last, f.backward.span(), f.backward.raw.packets, f.backward.size.sum),
 ]);
 
 static SIZES: [Feature; 12] = join([

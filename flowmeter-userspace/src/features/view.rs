@@ -266,7 +266,7 @@ impl<'a> FlowView<'a> {
             return None;
         }
         let (f, b) = (self.forward.raw, self.backward.raw);
-        let backward_first = f.packets == 0 || (b.packets != 0 && b.first < f.first);
+        let backward_first = b.first < f.first;
         let [message, code] = (if backward_first { b } else { f }).window_first.to_be_bytes();
         Some((message, code))
     }

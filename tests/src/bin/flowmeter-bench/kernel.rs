@@ -83,7 +83,9 @@ struct Row {
 pub fn run(options: &Options) -> Result<()> {
     ensure!(options.rounds > 0 && options.packets > 0, "nothing is measured in no rounds, or of no packets");
     if !flowmeter_tests::is_root() {
-        anyhow::bail!("loading kernel programs needs root: sudo --preserve-env=PATH,HOME cargo xtask bench kernel");
+        anyhow::bail!(
+            "loading kernel programs needs root: sudo --preserve-env=PATH,HOME cargo xtask bench kernel"
+        );
     }
     pin_to(0)?;
     println!(
@@ -139,7 +141,13 @@ fn find<'a>(rows: &'a [Row], program: &str) -> Result<&'a Row> {
 }
 
 /// All programs on one kind of traffic.
-fn measure(options: &Options, flows: u32, slots: u32, distribution: Distribution, ip: u8) -> Result<Vec<Row>> {
+fn measure(
+    options: &Options,
+    flows: u32,
+    slots: u32,
+    distribution: Distribution,
+    ip: u8,
+) -> Result<Vec<Row>> {
     let entries: Vec<&str> = PROGRAMS.iter().map(|program| program.entry).collect();
     let mut laboratory = Laboratory::load(&Setup {
         programs: &entries,
@@ -148,7 +156,8 @@ fn measure(options: &Options, flows: u32, slots: u32, distribution: Distribution
         flows: slots,
         traffic: Traffic::Sequence(sequence(flows, distribution)),
     })?;
-    let (mut events, mut packets) = (laboratory.ring()?, RingBuf::try_from(laboratory.take_map("PACKET_EVENTS")?)?);
+    let (mut events, mut packets) =
+        (laboratory.ring()?, RingBuf::try_from(laboratory.take_map("PACKET_EVENTS")?)?);
     let frame = frame(ip, options.payload);
     let (stop, mut times) = (AtomicBool::new(false), vec![Vec::new(); PROGRAMS.len()]);
     std::thread::scope(|scope| {
