@@ -181,19 +181,27 @@ struct Half {
 impl Half {
     #[inline(always)]
     unsafe fn read(direction: *const Direction) -> Self {
-        // SAFETY: the caller's promise. Volatile: each word is read once, whatever the other CPU does. `complete` is
-        // read first: once it is not zero, first and last have been written.
-        unsafe {
-            let complete = (&raw const (*direction).complete).read_volatile();
-            let seen = (&raw const (*direction).tcp_seen).read_volatile();
-            let why = if seen & tcp_seen::CLOSED_BY_RESET != 0 { EndReason::Reset } else { EndReason::Fin };
-            let closed_at = (&raw const (*direction).closed_at).read_volatile();
-            Self {
-                present: complete != 0,
-                first: (&raw const (*direction).first).read_volatile(),
-                last: (&raw const (*direction).last).read_volatile(),
-                closed: if seen & tcp_seen::CLOSED != 0 { Some((closed_at, why)) } else { None },
-            }
+        // SAFETY: the caller's promise. Volatile: each word is read once, whatever the other CPU does.
+        let (first, last, seen, closed_at) = unsafe {
+            (
+                (&raw const (*direction).first).read_volatile(),
+                (&raw const (*direction).last).read_volatile(),
+                (&raw const (*direction).tcp_seen).read_volatile(),
+                (&raw const (*direction).closed_at).read_volatile(),
+            )
+        };
+        let why = if seen & tcp_seen::CLOSED_BY_RESET != 0 { EndReason::Reset } else { EndReason::Fin };
+        // Other CPUs' stores may be seen in any order. Before its first packet a direction has its first time after its
+        // last; and a connection is not closed before it begins.
+        Self {
+            present: first <= last,
+            first,
+            last,
+            closed: if seen & tcp_seen::CLOSED != 0 && closed_at >= first {
+                Some((closed_at, why))
+            } else {
+                None
+            },
         }
     }
 }

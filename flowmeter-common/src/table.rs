@@ -20,6 +20,24 @@
 //! - Two CPUs that open one flow at once both claim, then look whether the other did. With compare-exchange a full
 //!   barrier between a claim and that look, at least one sees the other; who sees another gives its claim up and
 //!   tries again. If both do so, time and again, the packet is folded and counted: never two flows for one key.
+//!
+//! # Processors that reorder
+//!
+//! x86 keeps loads in order, and stores; ARM64 keeps neither. What the protocol needs of order, and what gives it:
+//!
+//! - *Key and state are read after the tag that says they are there.* The kernel has no load with acquire ordering
+//!   before Linux 6.15. A branch on the tag would not do: processors guess it. The entry's address is computed from the
+//!   tag instead (`entry_of`), and no processor that Linux runs on loads from an address before it knows it. The agent's
+//!   loads are acquiring ones.
+//! - *The entry is written before its tag is published.* Publishing is an exchange, before which all stores are done.
+//! - *A claim comes before the look for rivals.* A compare-exchange is a full barrier.
+//! - *A slot is freed after its entry was copied.* A store with release ordering; and who then claims it does so by a
+//!   compare-exchange, before the first store into the entry.
+//! - *An entry is copied after the last store into it.* The grace period is a full barrier on every processor.
+//! - *A living flow is read while it is written.* Nothing orders that: the agent may see a packet's stores in any order,
+//!   though none older than the few microseconds that a store takes to be seen. When it decides whether the flow has
+//!   ended, it takes times that cannot be for times that it cannot see yet (`Ages::read`). The copy that a living flow's
+//!   verdict is made of may lack a part of the latest packet; what is accounted for is copied when nobody writes.
 
 use crate::config::Timeouts;
 use crate::flow::{Entry, Opening};
@@ -46,7 +64,7 @@ pub mod state {
 
 /// One tag in shared memory.
 pub trait Word {
-    /// Reads the tag; what was written before it was published can be read after.
+    /// Reads the tag. What was written before it was published can be read after, at an address that depends on it.
     fn load(&self) -> u64;
     /// Replaces `current` by `new`; false if the tag was something else. A full barrier.
     fn compare_exchange(&self, current: u64, new: u64) -> bool;
@@ -204,9 +222,10 @@ fn find<M: Memory>(memory: &M, place: &Place, packet: &Packet) -> Hit {
         };
         let mut way = 0;
         while way < WAYS {
-            if bucket[way].load() == wanted {
+            let tag = bucket[way].load();
+            if tag == wanted {
                 let slot = index * WAYS as u32 + way as u32;
-                let Some(entry) = memory.entry(slot) else {
+                let Some(entry) = entry_of(memory, slot, tag, wanted) else {
                     return Hit::NONE;
                 };
                 memory.prefetch(entry, packet.direction);
@@ -220,6 +239,13 @@ fn find<M: Memory>(memory: &M, place: &Place, packet: &Packet) -> Hit {
         which += 1;
     }
     Hit::NONE
+}
+
+/// The entry of a slot whose tag was read as `tag`, which is `wanted`: at an address that depends on the tag, see the
+/// page of this module. The difference is zero; only the compiler must not know it.
+#[inline(always)]
+fn entry_of<M: Memory>(memory: &M, slot: u32, tag: u64, wanted: u64) -> Option<*mut Entry> {
+    memory.entry(slot.wrapping_add(core::hint::black_box(tag ^ wanted) as u32))
 }
 
 enum Open {
@@ -300,8 +326,9 @@ fn rival<M: Memory>(memory: &M, place: &Place, key: &FlowKey, own: u32) -> bool 
                 if tag == place.hash | state::CLAIMING {
                     return true;
                 }
-                if tag == place.hash | state::LIVE
-                    && let Some(entry) = memory.entry(slot)
+                let live = place.hash | state::LIVE;
+                if tag == live
+                    && let Some(entry) = entry_of(memory, slot, tag, live)
                     // SAFETY: as in `find`.
                     && unsafe { (*entry).key.same(key) }
                 {
