@@ -85,10 +85,14 @@ pub struct InterfaceCounters {
     pub counted: u64,
     /// Bytes (IP length) counted in flows.
     pub counted_bytes: u64,
-    /// Packets for which the table had no slot.
+    /// Packets that found no slot in the flow table, for any reason.
     pub folded: u64,
-    /// Bytes (IP length) for which the table had no slot.
+    /// Bytes (IP length) of them.
     pub folded_bytes: u64,
+    /// Of them, packets of flows that several CPUs tried to open at once, time and again; the others found the table full.
+    pub contended: u64,
+    /// Of them, packets for which the aggregates had no slot either: only their number is known.
+    pub unaggregated: u64,
     /// Packets skipped, by reason.
     pub skipped: [u64; SKIP_REASONS],
     /// Flows opened.
@@ -115,6 +119,8 @@ impl InterfaceCounters {
         self.counted_bytes += other.counted_bytes;
         self.folded += other.folded;
         self.folded_bytes += other.folded_bytes;
+        self.contended += other.contended;
+        self.unaggregated += other.unaggregated;
         for (own, more) in self.skipped.iter_mut().zip(other.skipped) {
             *own += more;
         }

@@ -8,6 +8,8 @@ pub mod reason {
     pub const CHECKPOINT: u32 = 2;
     /// The flow began to close (FIN both ways and acknowledged, or RST), or a new flow with its key ended it.
     pub const CLOSING: u32 = 3;
+    /// Packets find no slot: sent at each doubling of their number on a CPU, and every 65,536. Slot and tag are zero.
+    pub const NO_ROOM: u32 = 4;
 }
 
 /// One event, 16 bytes.

@@ -448,9 +448,7 @@ impl Direction {
     }
 
     #[inline(always)]
-    fn add_tcp(&mut self, other: &Self, packet: &Packet, now: u64, first: bool) {
-        self.add_flags(packet);
-        self.add_window(packet, first);
+    fn add_tcp(&mut self, other: &Self, packet: &Packet, now: u64) {
         self.add_sequence(packet);
         if packet.has(tcp_flags::ACK) {
             let ack = packet.acknowledgement;
@@ -646,6 +644,18 @@ impl FlowState {
     /// Adds a packet seen at `now` (ns). Time that steps back counts as standing still.
     #[inline(always)]
     pub fn update(&mut self, packet: &Packet, now: u64) -> Updated {
+        self.add::<true>(packet, now)
+    }
+
+    /// Adds a packet of one of an aggregate's many flows: what makes sense within one connection only, sequence numbers
+    /// and its close, is left out.
+    #[inline(always)]
+    pub fn fold(&mut self, packet: &Packet, now: u64) -> Updated {
+        self.add::<false>(packet, now)
+    }
+
+    #[inline(always)]
+    fn add<const CONNECTION: bool>(&mut self, packet: &Packet, now: u64) -> Updated {
         let [a, b] = &mut self.directions;
         let (own, other) = if packet.direction & 1 == 0 { (a, &*b) } else { (b, &*a) };
 
@@ -703,7 +713,11 @@ impl FlowState {
         }
         let was_closed = own.has(tcp_seen::CLOSED);
         if packet.key.protocol == protocol::TCP && packet.header != 0 {
-            own.add_tcp(other, packet, now, first);
+            own.add_flags(packet);
+            own.add_window(packet, first);
+            if CONNECTION {
+                own.add_tcp(other, packet, now);
+            }
         } else if first {
             own.window_first = packet.window;
         }

@@ -8,6 +8,8 @@ pub mod kind {
     pub const QUERY: u8 = 2;
     /// Fragments after the first (RFC 791, RFC 8200): no ports, counted to their address pair and protocol.
     pub const FRAGMENT: u8 = 1;
+    /// All flows to one service that found no slot, see [`crate::aggregate`]: the client's address and port are zero.
+    pub const AGGREGATE: u8 = 3;
 }
 
 /// What kind of tunnel a flow was found in.

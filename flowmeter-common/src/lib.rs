@@ -8,13 +8,15 @@
 //! 4. [`flow`]: what a flow remembers; integers only, one update function.
 //! 5. [`lifecycle`]: when a flow ends, by packets and by the clock.
 //! 6. [`table`]: how kernel and agent share the memory that flows live in.
-//! 7. [`counter`] and [`event`]: every way not to be counted, and what the kernel tells the agent.
+//! 7. [`aggregate`]: what a full table does with a packet.
+//! 8. [`counter`] and [`event`]: every way not to be counted, and what the kernel tells the agent.
 //!
 //! Nothing here allocates, panics, reads a clock or uses floating point: the same code runs as eBPF.
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", allow(internal_features))]
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
 
+pub mod aggregate;
 pub mod atomic;
 pub mod config;
 pub mod counter;

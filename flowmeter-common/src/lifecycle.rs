@@ -1,7 +1,8 @@
 //! When a flow ends: by the clock, or by a packet that can only belong to a new one.
 
 use crate::config::{SECOND, Timeouts};
-use crate::flow::{Direction, FlowState, tcp_seen};
+use crate::flow::{Direction, Entry, FlowState, tcp_seen};
+use crate::key::kind;
 use crate::packet::{Packet, protocol, tcp_flags};
 
 /// A SYN with another initial sequence number on a connection that has been silent for longer than this is a new
@@ -26,11 +27,15 @@ pub enum EndReason {
     Shutdown = 6,
     /// The capture ended.
     EndOfCapture = 7,
+    /// The table was nearly full, and the flow was one packet or half-open.
+    Pressure = 8,
+    /// It is no flow but an aggregate of those that found no slot, see [`crate::aggregate`].
+    Folded = 9,
 }
 
 impl EndReason {
     /// All reasons.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Idle,
         Self::Active,
         Self::Fin,
@@ -38,6 +43,8 @@ impl EndReason {
         Self::PortReuse,
         Self::Shutdown,
         Self::EndOfCapture,
+        Self::Pressure,
+        Self::Folded,
     ];
 
     /// Name as it stands in the log.
@@ -50,6 +57,8 @@ impl EndReason {
             Self::PortReuse => "port_reuse",
             Self::Shutdown => "shutdown",
             Self::EndOfCapture => "end_of_capture",
+            Self::Pressure => "pressure",
+            Self::Folded => "folded",
         }
     }
 
@@ -147,6 +156,24 @@ impl Ages {
     }
 }
 
+/// True if little is known of the flow and little lost with it: one packet, or a TCP connection that nobody has
+/// acknowledged. Floods and scans are made of these; they leave first when the table fills.
+///
+/// # Safety
+/// `entry` points to a readable entry. Its state may be written meanwhile, in whole aligned words.
+pub unsafe fn is_slight(entry: *const Entry) -> bool {
+    // SAFETY: the caller's promise. Volatile: see `Half::read`.
+    unsafe {
+        let directions = (&raw const (*entry).state.directions).cast::<Direction>();
+        let packets = |which: usize| (&raw const (*directions.add(which)).packets).read_volatile();
+        let seen = |which: usize| (&raw const (*directions.add(which)).tcp_seen).read_volatile();
+        packets(0).wrapping_add(packets(1)) <= 1
+            || ((*entry).key.protocol == protocol::TCP
+                && (seen(0) | seen(1)) & tcp_seen::SYN != 0
+                && (seen(0) | seen(1)) & tcp_seen::ESTABLISHED == 0)
+    }
+}
+
 /// What the clock makes of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -238,6 +265,7 @@ pub fn ended_before(state: &FlowState, packet: &Packet, now: u64, timeouts: &Tim
         return Some(Ending { reason, continued });
     }
     if packet.key.protocol == protocol::TCP
+        && packet.key.kind != kind::AGGREGATE
         && packet.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
     {
         if let Some((_, reason)) = ages.closed {

@@ -144,7 +144,7 @@ pub enum NoSlot {
 /// How often a claim that met a rival is tried again. A rival is done after a few hundred instructions.
 const ATTEMPTS: u32 = 3;
 
-/// Finds the packet's flow, or opens one; ends the one found if the packet cannot belong to it.
+/// Finds the packet's flow, or opens one as `opening` says; ends the one found if the packet cannot belong to it.
 ///
 /// # Errors
 /// No slot could be had. The caller counts the packet as folded.
@@ -153,11 +153,11 @@ pub fn find_or_open<M: Memory>(
     memory: &M,
     place: &Place,
     packet: &Packet,
+    mut opening: Opening,
     now: u64,
     timeouts: &Timeouts,
 ) -> Result<Found, NoSlot> {
     let mut ended = None;
-    let mut opening = Opening::of(packet);
     let Hit { slot, entry } = find(memory, place, packet);
     if !entry.is_null() {
         let tag = place.hash | state::LIVE;

@@ -104,7 +104,7 @@ impl Table {
     fn count(&self, packet: &Packet, at: u64) -> Result<Found, NoSlot> {
         self.running.fetch_add(1, Ordering::AcqRel);
         fence(Ordering::SeqCst);
-        let found = find_or_open(self, &place(packet), packet, at, &Timeouts::default());
+        let found = find_or_open(self, &place(packet), packet, Opening::of(packet), at, &Timeouts::default());
         if let Ok(found) = &found {
             // SAFETY: the tag was live when it was found, and this program has not returned.
             unsafe { (*found.entry).state.update(packet, at) };

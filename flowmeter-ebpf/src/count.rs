@@ -3,6 +3,7 @@
 use flowmeter_common::config::counter_slot;
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::packet::Packet;
+use flowmeter_common::table::NoSlot;
 
 use crate::maps::{COUNTERS, config};
 
@@ -39,12 +40,19 @@ impl Counters {
         });
     }
 
-    /// The table had no slot for the packet.
+    /// The table had no slot for the packet; `aggregated` if the aggregates had.
     #[inline(always)]
-    pub fn folded(&self, packet: &Packet) {
+    pub fn folded(&self, packet: &Packet, why: NoSlot, aggregated: bool) {
+        let packets = u64::from(packet.segments);
         self.with(|c| {
-            c.folded += u64::from(packet.segments);
+            c.folded += packets;
             c.folded_bytes += packet.wire_bytes();
+            if matches!(why, NoSlot::Contended) {
+                c.contended += packets;
+            }
+            if !aggregated {
+                c.unaggregated += packets;
+            }
         });
     }
 

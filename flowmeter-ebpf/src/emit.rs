@@ -1,18 +1,25 @@
-//! Events for the agent: rare, 16 bytes, never waking it.
+//! Events for the agent: rare, 16 bytes, waking it only when the ring fills.
 
-use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use flowmeter_common::event::Event;
 
 use crate::count::Counters;
-use crate::maps::EVENTS;
+use crate::maps::{EVENTS, EVENTS_BYTES};
 
-/// Sends an event. The agent polls: waking it costs the sender microseconds.
+/// Bytes waiting in the ring at which the agent is woken: a quarter.
+const FULL: u64 = EVENTS_BYTES as u64 / 4;
+/// Bytes that an event takes there, with the kernel's header: woken within a few events of the mark, not with each after it.
+const AROUND: u64 = 4 * (size_of::<Event>() as u64 + 8);
+
+/// Sends an event. The agent looks by itself every few milliseconds: waking it costs the sender microseconds.
 #[inline(always)]
 pub fn emit(counters: &Counters, slot: u32, reason: u32, tag: u64) {
     match EVENTS.reserve::<Event>(0) {
         Some(mut entry) => {
             entry.write(Event { slot, reason, tag });
-            entry.submit(u64::from(BPF_RB_NO_WAKEUP));
+            let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+            let filling = waiting.wrapping_sub(FULL) < AROUND;
+            entry.submit(u64::from(if filling { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
         }
         None => counters.event_lost(),
     }

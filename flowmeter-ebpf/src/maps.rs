@@ -2,6 +2,7 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
+use flowmeter_common::aggregate;
 use flowmeter_common::config::{KernelConfig, MAX_INTERFACES, Timeouts};
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::{Direction, Entry};
@@ -35,13 +36,23 @@ pub fn config() -> &'static KernelConfig {
 static BUCKETS: Array<[Tag; WAYS]> = Array::with_max_entries(1, MMAPABLE);
 
 /// Flows by slot; written by the kernel, the verdict by the agent. Sized by the agent before loading.
-/// Full: the packet is counted as folded.
+/// Full: the packet is counted as folded, in an aggregate.
 #[map]
 static ENTRIES: Array<Entry> = Array::with_max_entries(WAYS as u32, MMAPABLE);
 
+/// The same two for aggregates. Full: the packet is counted as unaggregated.
+#[map]
+static AGGREGATE_BUCKETS: Array<[Tag; WAYS]> =
+    Array::with_max_entries(aggregate::SLOTS / WAYS as u32, MMAPABLE);
+#[map]
+static AGGREGATE_ENTRIES: Array<Entry> = Array::with_max_entries(aggregate::SLOTS, MMAPABLE);
+
 /// Events for the agent. Full: counted in `events_lost`; the agent's sweep finds what the event did not tell.
 #[map]
-pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+
+/// Size of the ring: 43,690 events.
+pub const EVENTS_BYTES: u32 = 1 << 20;
 
 /// Accounting by interface slot, a copy for each CPU, written by the kernel.
 #[map]
@@ -102,20 +113,28 @@ impl Word for Tag {
     }
 }
 
-/// The flow table as the kernel programs reach it.
-pub struct Table;
+/// A table as the kernel programs reach it.
+pub struct Table {
+    buckets: &'static Array<[Tag; WAYS]>,
+    entries: &'static Array<Entry>,
+}
+
+/// The flow table.
+pub const FLOWS: Table = Table { buckets: &BUCKETS, entries: &ENTRIES };
+/// What finds no slot there.
+pub const AGGREGATES: Table = Table { buckets: &AGGREGATE_BUCKETS, entries: &AGGREGATE_ENTRIES };
 
 impl Memory for Table {
     type Word = Tag;
 
     #[inline(always)]
     fn bucket(&self, index: u32) -> Option<&[Tag; WAYS]> {
-        BUCKETS.get(index)
+        self.buckets.get(index)
     }
 
     #[inline(always)]
     fn entry(&self, slot: u32) -> Option<*mut Entry> {
-        ENTRIES.get_ptr_mut(slot)
+        self.entries.get_ptr_mut(slot)
     }
 
     #[inline(always)]

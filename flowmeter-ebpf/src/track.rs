@@ -3,19 +3,21 @@
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::warn;
+use flowmeter_common::aggregate;
 use flowmeter_common::counter::Skip;
 use flowmeter_common::event::reason;
+use flowmeter_common::flow::Opening;
 use flowmeter_common::key::{KEY_WORDS, hash_words};
 #[cfg(feature = "laboratory")]
 use flowmeter_common::packet::Packet;
 use flowmeter_common::parse::{Look, parse_ethernet};
-use flowmeter_common::table::{Place, find_or_open};
+use flowmeter_common::table::{Place, WAYS, find_or_open};
 
 use crate::clock;
 use crate::count::Counters;
 use crate::emit::emit;
 use crate::frame::{KernelFrame, SkbFacts};
-use crate::maps::{PARSED, Parsed, Table, config};
+use crate::maps::{AGGREGATES, FLOWS, PARSED, Parsed, config};
 
 /// Bytes of headers that are made linear where a packet's are not: Ethernet, two tags, IPv6, six extension headers,
 /// TCP without options.
@@ -40,7 +42,7 @@ pub fn arrived(ctx: &XdpContext, interface: u32, wire_len: usize, now: impl FnOn
     match parse_arrived(ctx.ctx, interface, wire_len, parsed) {
         0 => {
             if !track(&counters, parsed, now()) {
-                report_full(ctx, &counters);
+                report_full(ctx, &counters, 1);
             }
         }
         failed => counters.skipped(failed as u32 - 1, 1),
@@ -69,7 +71,7 @@ pub fn egress(ctx: &TcContext) {
     match outcome {
         0 => {
             if !track(&counters, parsed, clock::now()) {
-                report_full(ctx, &counters);
+                report_full(ctx, &counters, facts.segments);
             }
         }
         failed => counters.skipped(failed as u32 - 1, facts.segments),
@@ -151,14 +153,19 @@ fn is_truncated(outcome: u64) -> bool {
 
 /// Adds the packet to its flow; false if there is no slot for it.
 #[inline(always)]
-fn track(counters: &Counters, parsed: *const Parsed, now: u64) -> bool {
+fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> bool {
     // SAFETY: a value of a per-CPU map, looked up by the caller.
     let Parsed { packet, hash } = unsafe { &*parsed };
     let config = config();
     let place = Place::of(*hash, config.bucket_mask);
-    let Ok(found) = find_or_open(&Table, &place, packet, now, &config.timeouts) else {
-        counters.folded(packet);
-        return false;
+    let found = match find_or_open(&FLOWS, &place, packet, Opening::of(packet), now, &config.timeouts) {
+        Ok(found) => found,
+        Err(why) => {
+            let aggregated = fold(parsed, now) == 0;
+            // SAFETY: as above; read again, since it has been written.
+            counters.folded(unsafe { &(*parsed).packet }, why, aggregated);
+            return false;
+        }
     };
     // SAFETY: the slot's tag is live, or was when it was found: until this program returns the entry is this flow's.
     let entry = unsafe { &mut *found.entry };
@@ -179,11 +186,38 @@ fn track(counters: &Counters, parsed: *const Parsed, now: u64) -> bool {
     true
 }
 
-/// Says in the log that packets found no slot, at each doubling of their number on this CPU.
+/// Adds a packet whose flow has no slot to its aggregate, and returns 0; 1 if that has none either. A BPF function of its
+/// own, since it is the whole way to a slot again. What was parsed is written over.
+#[inline(never)]
+fn fold(parsed: *mut Parsed, now: u64) -> u64 {
+    // SAFETY: a value of a per-CPU map, looked up by the caller.
+    let whole = unsafe { &mut (*parsed).packet };
+    *whole = aggregate::of(whole);
+    const BUCKETS: u32 = aggregate::SLOTS / WAYS as u32;
+    let place = Place::of(whole.key.hash(config().hash_seed), BUCKETS - 1);
+    match find_or_open(&AGGREGATES, &place, whole, aggregate::OPENING, now, &aggregate::TIMEOUTS) {
+        Ok(found) => {
+            // SAFETY: as in `track`.
+            unsafe { (*found.entry).state.fold(whole, now) };
+            0
+        }
+        Err(_) => 1,
+    }
+}
+
+/// How often the agent is told again that packets find no slot.
+const TELL_EVERY: u64 = 1 << 16;
+
+/// Tells the agent that packets find no slot, and says so in the log at each doubling of their number on this CPU.
 #[inline(always)]
-fn report_full<C: aya_ebpf::EbpfContext>(ctx: &C, counters: &Counters) {
+fn report_full<C: aya_ebpf::EbpfContext>(ctx: &C, counters: &Counters, packets: u16) {
     let folded = counters.folded_so_far();
-    if folded & (folded - 1) == 0 {
+    let before = folded.wrapping_sub(u64::from(packets));
+    let doubled = folded ^ before > before;
+    if doubled || folded / TELL_EVERY != before / TELL_EVERY {
+        emit(counters, 0, reason::NO_ROOM, 0);
+    }
+    if doubled {
         warn!(ctx, "no slot in the flow table: {} packets folded on this CPU so far", folded);
     }
 }

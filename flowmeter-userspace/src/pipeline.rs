@@ -60,6 +60,7 @@ impl Pipeline {
             let found: Option<&Judged> = judged.get(i);
             let verdict = found.map(|j| j.verdict);
             match record.stage {
+                Stage::End(_) if record.is_aggregate() => self.counts.aggregates += 1,
                 Stage::End(_) => count(&mut self.counts, verdict),
                 Stage::Checkpoint { slot, tag } => {
                     self.counts.checkpoints += 1;

@@ -68,6 +68,11 @@ impl FlowRecord {
         &self.entry.state.directions[usize::from(self.entry.initiator & 1 ^ 1)]
     }
 
+    /// True if it is no flow but the sum of those to one service that found no slot.
+    pub fn is_aggregate(&self) -> bool {
+        self.entry.key.kind == kind::AGGREGATE
+    }
+
     /// Time of the first packet, nanoseconds since the Unix epoch.
     pub fn first_seen(&self) -> u64 {
         self.entry.state.first().wrapping_add(self.clock_offset)
@@ -90,12 +95,12 @@ impl FlowRecord {
     }
 
     /// Community ID version 1 with seed 0 (<https://github.com/corelight/community-id-spec>), the name by which other
-    /// tools know this flow; `None` for fragments, whose ports are not known.
+    /// tools know this flow; `None` for fragments, whose ports are not known, and for what is no flow.
     pub fn community_id(&self) -> Option<String> {
         let (mut source, mut destination) = (self.source(), self.destination());
         let protocol = self.entry.key.protocol;
         let ports = match (protocol, self.entry.key.kind) {
-            (_, kind::FRAGMENT) => return None,
+            (_, kind::FRAGMENT | kind::AGGREGATE) => return None,
             (_, kind::QUERY) => {
                 // The specification takes type and code, so the side that asked comes first; a request's code is 0.
                 if !is_request(protocol, source.port) {

@@ -44,6 +44,10 @@ pub struct FlowCounts {
     pub ended: u64,
     /// Living.
     pub living: u64,
+    /// Of those ended: one-packet and half-open flows that had to make room.
+    pub evicted: u64,
+    /// Slots of the table.
+    pub slots: u64,
 }
 
 /// Flows and verdicts after the table.
@@ -57,10 +61,17 @@ pub struct PipelineCounts {
     pub unknown: u64,
     /// Ended flows without a verdict: no model, or it failed.
     pub not_scored: u64,
+    /// Aggregates of flows that found no slot.
+    pub aggregates: u64,
     /// Looks at living flows.
     pub checkpoints: u64,
     /// Verdicts of living flows that changed.
     pub verdicts_changed: u64,
+}
+
+/// Those counts that are not zero, by name.
+fn occurred<const N: usize>(counts: [(&str, u64); N]) -> serde_json::Map<String, serde_json::Value> {
+    counts.into_iter().filter(|(_, n)| *n != 0).map(|(name, n)| (name.to_owned(), n.into())).collect()
 }
 
 /// One interface's (or capture's) packets.
@@ -74,10 +85,14 @@ pub struct Account {
     pub counted: u64,
     /// Bytes of IP packets counted in flows.
     pub counted_bytes: u64,
-    /// Packets for which the table had no slot.
+    /// Packets that found no slot in the flow table.
     pub folded: u64,
-    /// Bytes for which the table had no slot.
+    /// Bytes of them.
     pub folded_bytes: u64,
+    /// Packets of them by cause; causes that did not occur are left out.
+    pub folded_by_cause: serde_json::Map<String, serde_json::Value>,
+    /// Packets of them that the aggregates had no slot for either.
+    pub unaggregated: u64,
     /// Packets that are not counted in flows by their nature.
     pub skipped: u64,
     /// Those, by reason; reasons that did not occur are left out.
@@ -96,14 +111,15 @@ impl Account {
             counted_bytes: counters.counted_bytes,
             folded: counters.folded,
             folded_bytes: counters.folded_bytes,
+            folded_by_cause: occurred([
+                ("table_full", counters.folded - counters.contended),
+                ("contended", counters.contended),
+            ]),
+            unaggregated: counters.unaggregated,
             skipped: counters.skipped_total(),
-            skipped_by_reason: Skip::ALL
-                .into_iter()
-                .filter_map(|reason| {
-                    let count = counters.skipped[reason as usize];
-                    (count != 0).then(|| (reason.name().to_owned(), count.into()))
-                })
-                .collect(),
+            skipped_by_reason: occurred(
+                Skip::ALL.map(|reason| (reason.name(), counters.skipped[reason as usize])),
+            ),
             identity: counters.balanced(),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use flowmeter::kernel::{Ring, SharedTable, TableSize};
 use flowmeter_common::config::{KernelConfig, Timeouts};
@@ -17,6 +17,8 @@ use flowmeter_common::parse::Look;
 
 /// The programs for tests and benchmarks; built beside the shipped object.
 const OBJECT: &str = "../target/bpf/flowmeter-laboratory";
+/// The program that sends packets.
+pub const GENERATOR: &str = "laboratory_generate";
 /// `XDP_PASS` (linux/bpf.h).
 const XDP_PASS: u32 = 2;
 /// Shortest frame that the kernel lets a test run with: an Ethernet header.
@@ -52,6 +54,21 @@ pub struct Setup<'a> {
     pub flows: u32,
     /// Which flow each packet belongs to.
     pub traffic: Traffic,
+    /// The interface by which what is generated leaves; 0 if nothing is.
+    pub leave_by: u32,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        Self {
+            programs: &[],
+            timeouts: Timeouts::default(),
+            look: Look::default(),
+            flows: 1,
+            traffic: Traffic::AsGiven,
+            leave_by: 0,
+        }
+    }
 }
 
 /// Where a CPU is in the traffic; as the programs have it.
@@ -87,6 +104,8 @@ pub struct Laboratory {
     ebpf: Ebpf,
     /// The flow table.
     pub table: Arc<SharedTable>,
+    /// What found no slot there.
+    pub aggregates: Arc<SharedTable>,
     counters: PerCpuArray<MapData, InterfaceCounters>,
     cursor: PerCpuArray<MapData, Cursor>,
 }
@@ -120,6 +139,7 @@ impl Laboratory {
         loader
             .override_global("CONFIG", &config, true)
             .override_global("TRAFFIC_MASK", &mask, true)
+            .override_global("LEAVE_BY", &setup.leave_by, true)
             .map_max_entries("BUCKETS", size.buckets)
             .map_max_entries("ENTRIES", size.slots())
             .map_max_entries("TRAFFIC", elements);
@@ -147,16 +167,17 @@ impl Laboratory {
         let flow = PlainFlow { lock: 0, initiator: 0, earlier: 0, state };
         empty.set(0, PerCpuValues::try_from(vec![flow; cpus])?, 0)?;
         let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
-        let (buckets, entries) = (take("BUCKETS")?, take("ENTRIES")?);
-        let table = match (&buckets, &entries) {
+        let mut table = |buckets, entries, size| match (take(buckets)?, take(entries)?) {
             (Map::Array(buckets), Map::Array(entries)) => {
-                SharedTable::map(buckets.fd().as_fd(), entries.fd().as_fd(), size)?
+                SharedTable::map(buckets.fd().as_fd(), entries.fd().as_fd(), size).map(Arc::new)
             }
             _ => anyhow::bail!("the table's maps are no arrays"),
         };
+        let aggregates = table("AGGREGATE_BUCKETS", "AGGREGATE_ENTRIES", TableSize::AGGREGATES)?;
+        let table = table("BUCKETS", "ENTRIES", size)?;
         let counters = take("COUNTERS")?.try_into()?;
         let cursor = take("CURSOR")?.try_into()?;
-        Ok(Self { ebpf, table: Arc::new(table), counters, cursor })
+        Ok(Self { ebpf, table, aggregates, counters, cursor })
     }
 
     /// Takes a map out, to be used by its type.
@@ -200,6 +221,23 @@ impl Laboratory {
         })?;
         ensure!(ran.return_value == XDP_PASS, "the program returned {}", ran.return_value);
         Ok(ran.duration)
+    }
+
+    /// Sends `times` frames by the interface of the [`Setup`], from the network namespace that this thread is in, as fast
+    /// as it goes. What the interface has no room for is lost.
+    ///
+    /// # Errors
+    /// The kernel does not run the generator.
+    pub fn send(&self, frame: &[u8], times: u32) -> Result<()> {
+        let program: &Xdp = self.ebpf.program(GENERATOR).context("no generator")?.try_into()?;
+        let attrs = TestRunAttrs::new().xdp_live_frames(64);
+        program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            repeat: times,
+            attrs,
+            ..TestRunOptions::new()
+        })?;
+        Ok(())
     }
 
     /// What has been counted, on all CPUs.

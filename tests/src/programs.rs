@@ -10,7 +10,7 @@ use flowmeter_common::lifecycle::{Ages, EndReason};
 use flowmeter_common::parse::Look;
 use flowmeter_common::table::{free, state};
 
-use crate::laboratory::{Laboratory, Setup, Traffic};
+use crate::laboratory::{Laboratory, Setup};
 
 /// The entry that takes its clock from a map.
 const PROGRAM: &str = "flowmeter_replay";
@@ -32,7 +32,7 @@ impl Programs {
     /// # Errors
     /// They have not been built, or the kernel refuses them.
     pub fn load(timeouts: Timeouts, look: Look, flows: u32) -> Result<Self> {
-        let setup = Setup { programs: &[PROGRAM], timeouts, look, flows, traffic: Traffic::AsGiven };
+        let setup = Setup { programs: &[PROGRAM], timeouts, look, flows, ..Setup::default() };
         let mut laboratory = Laboratory::load(&setup)?;
         let ring = laboratory.ring()?;
         let clock = laboratory.take_map("REPLAY")?.try_into()?;

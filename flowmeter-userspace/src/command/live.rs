@@ -55,14 +55,14 @@ pub fn run(args: &Live) -> Result<ExitCode> {
     };
     let set = feature_set(&args.writing.set)?;
     // Everything that can be refused is refused before anything is attached.
-    let Loaded { kernel, table, ring, counters } = Kernel::load(&settings)?;
+    let Loaded { kernel, table, aggregates, ring, counters } = Kernel::load(&settings)?;
     let judge = judge(&args.scoring)?;
     let extent = Extent { scored: judge.is_some(), several: args.interface.len() > 1 };
     let Writing { format, features, .. } = args.writing;
     let sink = sink::make(format, sink::open(&args.log)?, set, extent, features)?;
     let pipeline = Pipeline::new(set, judge, sink);
     let table = Arc::new(table);
-    let harvester = Harvester::new(Arc::clone(&table), ring, settings.timeouts);
+    let harvester = Harvester::new(Arc::clone(&table), Arc::new(aggregates), ring, settings.timeouts);
     let parts = Parts { kernel, counters, table, harvester, pipeline };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -155,7 +155,7 @@ fn spawn_harvest(
                 next_stats += stats_interval.as_nanos() as u64;
                 send_stats(&sender, harvester.harvested(), false, None)?;
             }
-            std::thread::sleep(sleep);
+            harvester.sleep(sleep);
         }
         harvester.flush(&mut give)?;
         let harvested = harvester.harvested();
@@ -194,8 +194,8 @@ fn spawn_pipeline(
                     apply(&table, &feedback);
                 }
                 Message::Stats(request) => {
-                    let stats = complete(&counters, &request, pipeline.counts())?;
-                    if !stats.identity && request.last {
+                    let stats = complete(&counters, &table, &request, pipeline.counts())?;
+                    if !stats.identity {
                         log::error!("the account is not balanced: {:?}", stats.interfaces);
                     }
                     pipeline.stats(&stats)?;
@@ -223,7 +223,12 @@ fn apply(table: &SharedTable, feedback: &[Feedback]) {
     }
 }
 
-fn complete(counters: &Counters, request: &StatsRequest, pipeline: PipelineCounts) -> Result<Stats> {
+fn complete(
+    counters: &Counters,
+    table: &SharedTable,
+    request: &StatsRequest,
+    pipeline: PipelineCounts,
+) -> Result<Stats> {
     let read = counters.read()?;
     let interfaces: Vec<Account> = read.iter().map(|(name, counters)| Account::new(name, counters)).collect();
     Ok(Stats {
@@ -235,6 +240,8 @@ fn complete(counters: &Counters, request: &StatsRequest, pipeline: PipelineCount
             opened: read.iter().map(|(_, c)| c.opened).sum(),
             ended: request.harvested.flows,
             living: request.harvested.living,
+            evicted: request.harvested.evicted,
+            slots: table.size().slots().into(),
         },
         pipeline,
         events_lost: read.iter().map(|(_, c)| c.events_lost).sum(),
@@ -246,7 +253,7 @@ fn complete(counters: &Counters, request: &StatsRequest, pipeline: PipelineCount
 /// Prints the account, and proves that what was counted is what was written.
 fn report(counters: &Counters, harvested: Harvested) -> Result<ExitCode> {
     let mut balanced = true;
-    let (mut counted, mut bytes, mut opened) = (0, 0, 0);
+    let (mut counted, mut bytes, mut opened, mut aggregated) = (0, 0, 0, 0);
     for (name, counters) in counters.read()? {
         let account = Account::new(&name, &counters);
         log::info!("{}", account.line());
@@ -254,6 +261,7 @@ fn report(counters: &Counters, harvested: Harvested) -> Result<ExitCode> {
         counted += counters.counted;
         bytes += counters.counted_bytes;
         opened += counters.opened;
+        aggregated += counters.folded - counters.unaggregated;
     }
     log::info!(
         "flows: {} opened, {} written, with {} packets and {} bytes",
@@ -262,12 +270,13 @@ fn report(counters: &Counters, harvested: Harvested) -> Result<ExitCode> {
         harvested.packets,
         harvested.bytes
     );
-    if balanced && (counted, bytes, opened) == (harvested.packets, harvested.bytes, harvested.flows) {
+    let written = (harvested.packets, harvested.bytes, harvested.flows, harvested.aggregated);
+    if balanced && (counted, bytes, opened, aggregated) == written {
         return Ok(ExitCode::SUCCESS);
     }
     log::error!(
-        "the account is not balanced: {counted} packets and {bytes} bytes were counted in {opened} flows; \
-         this is a defect of flowmeter"
+        "the account is not balanced: {counted} packets and {bytes} bytes were counted in {opened} flows, and \
+         {aggregated} packets in aggregates; written were {written:?}; this is a defect of flowmeter"
     );
     Ok(ExitCode::FAILURE)
 }

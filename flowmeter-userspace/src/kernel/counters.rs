@@ -4,6 +4,10 @@ use anyhow::{Context as _, Result};
 use aya::maps::{MapData, PerCpuArray};
 use flowmeter_common::counter::InterfaceCounters;
 
+/// How often an unbalanced account is read again. A CPU is between two packets at least a tenth of its time, else it
+/// would do nothing but this.
+const TRIES: u32 = 1000;
+
 /// A watched interface.
 pub(super) struct Watched {
     /// Its name.
@@ -29,7 +33,10 @@ impl Counters {
 
     /// Name and summed counters of each watched interface.
     ///
-    /// While packets flow, the CPUs are read one after the other; the identity is exact once they have come to rest.
+    /// Packets may flow meanwhile: of each CPU that value is taken which was read between two packets. There the account
+    /// is balanced, and only there: `seen` is the first that a packet adds to and the first that is read, so that what
+    /// comes while the rest is read makes the sum larger than it. A CPU whose account stays unbalanced is one whose account
+    /// is wrong.
     ///
     /// # Errors
     /// If the kernel refuses to read the map.
@@ -37,12 +44,26 @@ impl Counters {
         self.interfaces
             .iter()
             .map(|Watched { name, slot, .. }| {
-                let mut sum = InterfaceCounters::default();
-                let values =
-                    self.map.get(slot, 0).with_context(|| format!("cannot read the counters of {name}"))?;
-                for cpu in values.iter() {
-                    sum.add(cpu);
+                let mut found: Vec<InterfaceCounters> = Vec::new();
+                for _ in 0..TRIES {
+                    let values = self
+                        .map
+                        .get(slot, 0)
+                        .with_context(|| format!("cannot read the counters of {name}"))?;
+                    if found.is_empty() {
+                        found = values.to_vec();
+                    }
+                    for (cpu, again) in found.iter_mut().zip(values.iter()) {
+                        if !cpu.balanced() {
+                            *cpu = *again;
+                        }
+                    }
+                    if found.iter().all(InterfaceCounters::balanced) {
+                        break;
+                    }
                 }
+                let mut sum = InterfaceCounters::default();
+                found.iter().for_each(|cpu| sum.add(cpu));
                 Ok((name.clone(), sum))
             })
             .collect()

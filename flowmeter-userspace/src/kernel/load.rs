@@ -70,6 +70,8 @@ pub struct Loaded {
     pub kernel: Kernel,
     /// The flow table.
     pub table: SharedTable,
+    /// What found no slot there.
+    pub aggregates: SharedTable,
     /// Events.
     pub ring: Ring,
     /// Accounting.
@@ -113,9 +115,12 @@ impl Kernel {
             egress.load().map_err(explain).context("the kernel refused the egress program")?;
         }
 
-        let buckets = array(&mut ebpf, "BUCKETS")?;
-        let entries = array(&mut ebpf, "ENTRIES")?;
-        let table = SharedTable::map(buckets.fd().as_fd(), entries.fd().as_fd(), settings.size)?;
+        let mut table = |buckets, entries, size| {
+            let (buckets, entries) = (array(&mut ebpf, buckets)?, array(&mut ebpf, entries)?);
+            SharedTable::map(buckets.fd().as_fd(), entries.fd().as_fd(), size)
+        };
+        let aggregates = table("AGGREGATE_BUCKETS", "AGGREGATE_ENTRIES", TableSize::AGGREGATES)?;
+        let table = table("BUCKETS", "ENTRIES", settings.size)?;
         let ring = ebpf.take_map("EVENTS").context("the programs have no map EVENTS")?;
         let ring = Ring::new(RingBuf::try_from(ring)?);
         let counters = ebpf.take_map("COUNTERS").context("the programs have no map COUNTERS")?;
@@ -134,7 +139,7 @@ impl Kernel {
             }
         };
         let kernel = Self { ebpf, logger, ingress_links: Vec::new(), egress_links: Vec::new() };
-        Ok(Loaded { kernel, table, ring, counters })
+        Ok(Loaded { kernel, table, aggregates, ring, counters })
     }
 
     /// Attaches to all interfaces, natively where the driver can.

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
 use anyhow::{Context as _, Result, ensure};
+use flowmeter_common::aggregate;
 use flowmeter_common::flow::{Direction, Entry, completion};
 use flowmeter_common::table::{Memory, WAYS, Word, state};
 
@@ -18,6 +19,9 @@ pub struct TableSize {
 impl TableSize {
     /// Most flows that a table can hold: slots are numbered in 32 bits and memory is 960 bytes a flow.
     pub const MAX_FLOWS: u32 = 1 << 26;
+
+    /// The table of aggregates, which has a fixed size.
+    pub const AGGREGATES: Self = Self { buckets: aggregate::SLOTS / WAYS as u32 };
 
     /// The smallest table with at least this many slots.
     ///

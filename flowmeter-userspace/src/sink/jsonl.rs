@@ -34,15 +34,16 @@ impl JsonLines {
 /// A line about a flow. `src` is the initiator; bytes are those of IP packets; `duration` is in seconds.
 #[derive(Serialize)]
 struct FlowRow<'a> {
-    /// `flow` if it has ended, `verdict` if it lives and its verdict has changed.
+    /// `flow` if it has ended, `verdict` if it lives and its verdict has changed, `aggregate` for the sum of flows that
+    /// found no slot.
     event: &'static str,
     /// Time of the first packet.
     timestamp: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     observed: Option<&'a str>,
     community_id: Option<String>,
-    src_ip: IpAddr,
-    src_port: u16,
+    src_ip: Option<IpAddr>,
+    src_port: Option<u16>,
     dst_ip: IpAddr,
     dst_port: u16,
     protocol: u8,
@@ -93,8 +94,9 @@ impl Sink for JsonLines {
         let [vlan, inner_vlan] = record.vlans();
         let tunnel = tunnel::name(record.entry.key.tunnel);
         let names = self.features.take();
+        let one = !record.is_aggregate();
         let (event, stage, end_reason) = match record.stage {
-            Stage::End(why) => ("flow", "end", Some(why.name())),
+            Stage::End(why) => (if one { "flow" } else { "aggregate" }, "end", Some(why.name())),
             Stage::Checkpoint { .. } => ("verdict", "checkpoint", None),
         };
         let written = self.line(&FlowRow {
@@ -102,8 +104,8 @@ impl Sink for JsonLines {
             timestamp: timestamp(record.first_seen()),
             observed: scored.observed,
             community_id: record.community_id(),
-            src_ip: source.address,
-            src_port: source.port,
+            src_ip: one.then_some(source.address),
+            src_port: one.then_some(source.port),
             dst_ip: destination.address,
             dst_port: destination.port,
             protocol: record.entry.key.protocol,

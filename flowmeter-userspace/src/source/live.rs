@@ -5,23 +5,31 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use flowmeter_common::aggregate;
 use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::event::reason;
 use flowmeter_common::flow::Entry;
-use flowmeter_common::lifecycle::{Ages, EndReason, Fate};
+use flowmeter_common::key::kind;
+use flowmeter_common::lifecycle::{Ages, EndReason, Fate, is_slight};
 use flowmeter_common::table::{Memory as _, free, retire, state};
 
 use crate::kernel::{Ring, SharedTable, clock};
 use crate::record::{FlowRecord, Stage};
 
-/// How often the whole table is looked through. An idle flow is out at most this late, and the grace period.
-const SWEEP_PERIOD: u64 = SECOND / 4;
-/// How often closed flows whose linger is over are taken out.
-const CLOSING_PERIOD: u64 = SECOND / 20;
-/// Sleep between looks while events come, and while none do.
+/// How often the whole table is looked through: so that it takes a tenth of the time at most, but no less often than
+/// that an idle flow is out within a second of its timeout, and more often when the table fills.
+const SWEEP_SHARE: u64 = 10;
+const SWEEP_LEAST: u64 = SECOND / 20;
+const SWEEP_USUAL: u64 = SECOND / 4;
+const SWEEP_MOST: u64 = SECOND / 2;
+/// Closed flows whose linger is over are taken out together, at most this late: a batch costs a grace period.
+const CLOSING_BATCH: u64 = SECOND / 50;
+/// How long the agent sleeps between looks, while events come and while none do. The kernel programs wake it only when
+/// the ring fills.
 const BUSY_SLEEP: Duration = Duration::from_millis(2);
 const QUIET_SLEEP: Duration = Duration::from_millis(20);
 /// How long after a flow was cut its record is given out: longer than any packet is on its way through a kernel program
@@ -29,6 +37,37 @@ const QUIET_SLEEP: Duration = Duration::from_millis(20);
 const CUT_MARGIN: u64 = SECOND / 20;
 /// Most flows taken out in one batch: bounds the memory of copies.
 const BATCH: usize = 4096;
+
+/// How full the table is, and what follows for the flows of which little is known, see [`is_slight`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pressure {
+    /// They are flows like any other.
+    None,
+    /// Three quarters of the slots are taken: they have ended after five seconds of silence.
+    Some,
+    /// Nine tenths are, or packets have been folded since the last sweep: after half a second; and closed flows do not
+    /// linger.
+    Much,
+}
+
+impl Pressure {
+    fn of(living: u64, slots: u64, folding: bool) -> Self {
+        match () {
+            () if folding || living >= slots / 10 * 9 => Self::Much,
+            () if living >= slots / 4 * 3 => Self::Some,
+            () => Self::None,
+        }
+    }
+
+    /// How long flows of which little is known may be silent.
+    fn slight_idle(self, usual: u64) -> u64 {
+        match self {
+            Self::None => usual,
+            Self::Some => usual.min(5 * SECOND),
+            Self::Much => usual.min(SECOND / 2),
+        }
+    }
+}
 
 /// What the harvest has seen, for the accounting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +78,10 @@ pub struct Harvested {
     pub packets: u64,
     /// Bytes in them.
     pub bytes: u64,
+    /// Of the flows: those that had to make room.
+    pub evicted: u64,
+    /// Packets in aggregates taken out of their table.
+    pub aggregated: u64,
     /// Copies of living flows that updates kept tearing.
     pub torn: u64,
     /// Flows in the table at the last sweep.
@@ -47,26 +90,36 @@ pub struct Harvested {
 
 /// Takes flows out of the table.
 pub struct Harvester {
-    table: std::sync::Arc<SharedTable>,
+    flows: Arc<SharedTable>,
+    aggregates: Arc<SharedTable>,
     ring: Ring,
     timeouts: Timeouts,
     /// When closed flows' linger is over: (time, slot, tag).
     closing: BinaryHeap<Reverse<(u64, u32, u64)>>,
-    swept_at: u64,
-    closed_at: u64,
+    next_sweep: u64,
+    pressure: Pressure,
+    /// True once packets have been folded since the last sweep.
+    folding: bool,
     harvested: Harvested,
 }
 
 impl Harvester {
-    /// A harvester of this table and its events.
-    pub fn new(table: std::sync::Arc<SharedTable>, ring: Ring, timeouts: Timeouts) -> Self {
+    /// A harvester of these tables and their events.
+    pub fn new(
+        flows: Arc<SharedTable>,
+        aggregates: Arc<SharedTable>,
+        ring: Ring,
+        timeouts: Timeouts,
+    ) -> Self {
         Self {
-            table,
+            flows,
+            aggregates,
             ring,
             timeouts,
             closing: BinaryHeap::new(),
-            swept_at: 0,
-            closed_at: 0,
+            next_sweep: 0,
+            pressure: Pressure::None,
+            folding: false,
             harvested: Harvested::default(),
         }
     }
@@ -74,6 +127,11 @@ impl Harvester {
     /// What has been seen so far.
     pub fn harvested(&self) -> Harvested {
         self.harvested
+    }
+
+    /// Waits until something may have to be done: for as long as [`look`](Self::look) said, or until the ring fills.
+    pub fn sleep(&self, longest: Duration) {
+        self.ring.wait(longest);
     }
 
     /// Looks once: events, closed flows that are due, and from time to time the whole table. Returns how long to sleep.
@@ -93,6 +151,10 @@ impl Harvester {
                 reason::CLOSING => {
                     self.closing.push(Reverse((now + self.timeouts.linger, event.slot, event.tag)))
                 }
+                reason::NO_ROOM => {
+                    self.folding = true;
+                    self.next_sweep = self.next_sweep.min(now + SWEEP_LEAST);
+                }
                 _ => {}
             }
             // A flood of events must not keep the sweep from its work.
@@ -104,12 +166,12 @@ impl Harvester {
             let living = self.copy_living(&checkpoints);
             give(living)?;
         }
-        if now - self.swept_at >= SWEEP_PERIOD {
-            self.swept_at = now;
-            self.closed_at = now;
+        if now >= self.next_sweep {
             self.sweep(now, give)?;
-        } else if now - self.closed_at >= CLOSING_PERIOD {
-            self.closed_at = now;
+            let after = clock::monotonic();
+            let least = if self.pressure == Pressure::None { SWEEP_USUAL } else { SWEEP_LEAST };
+            self.next_sweep = after + ((after - now) * SWEEP_SHARE).clamp(least, SWEEP_MOST);
+        } else if self.closing.peek().is_some_and(|Reverse((due, ..))| due + CLOSING_BATCH <= now) {
             self.take_closed(now, give)?;
         }
         Ok(if events == 0 { QUIET_SLEEP } else { BUSY_SLEEP })
@@ -121,26 +183,29 @@ impl Harvester {
     /// The grace period fails, or `give` does.
     pub fn flush(&mut self, give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>) -> Result<()> {
         // Programs that were running when they were detached come to their end first.
-        self.table.grace_period()?;
+        self.flows.grace_period()?;
         let (now, timeouts) = (clock::monotonic(), self.timeouts);
-        self.sweep_with(give, |ages| {
+        let flows = Arc::clone(&self.flows);
+        self.harvested.living = self.sweep_with(&flows, give, |_, ages| {
             let by_clock = ages.and_then(|ages| ages.expired(now, &timeouts));
             Fate::Ended(by_clock.unwrap_or(EndReason::Shutdown))
-        })
+        })?;
+        let aggregates = Arc::clone(&self.aggregates);
+        self.sweep_with(&aggregates, give, |_, _| Fate::Ended(EndReason::Folded)).map(drop)
     }
 
     fn copy_living(&mut self, checkpoints: &HashMap<u32, u64>) -> Vec<FlowRecord> {
         let clock_offset = clock::offset_to_epoch();
         let mut records = Vec::with_capacity(checkpoints.len());
         for (&slot, &tag) in checkpoints {
-            if self.table.tag(slot) != tag {
+            if self.flows.tag(slot) != tag {
                 continue;
             }
-            let Some((entry, whole)) = self.table.copy_living(slot) else {
+            let Some((entry, whole)) = self.flows.copy_living(slot) else {
                 continue;
             };
             // If the tag is still the same, what was copied is that flow.
-            if self.table.tag(slot) == tag {
+            if self.flows.tag(slot) == tag {
                 self.harvested.torn += u64::from(!whole);
                 records.push(FlowRecord { entry, stage: Stage::Checkpoint { slot, tag }, clock_offset });
             }
@@ -149,6 +214,7 @@ impl Harvester {
     }
 
     fn take_closed(&mut self, now: u64, give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>) -> Result<()> {
+        let flows = Arc::clone(&self.flows);
         let mut leaving = Vec::new();
         while let Some(&Reverse((due, slot, tag))) = self.closing.peek() {
             if due > now {
@@ -156,36 +222,62 @@ impl Harvester {
             }
             self.closing.pop();
             let retired = tag & !state::MASK | state::RETIRED;
-            let present = self.table.tag(slot);
+            let present = flows.tag(slot);
             if present == retired {
                 leaving.push((slot, None));
             } else if present == tag
-                && let Some(why) = ages(&self.table, slot).and_then(|ages| ages.expired(now, &self.timeouts))
-                && retire(&*self.table, slot, tag)
+                && let Some(why) = ages(&flows, slot).and_then(|ages| ages.expired(now, &self.timeouts))
+                && retire(&*flows, slot, tag)
             {
                 leaving.push((slot, Some(why)));
             }
         }
-        self.take_out(leaving, give)
+        self.take_out(&flows, leaving, give)
     }
 
     fn sweep(&mut self, now: u64, give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>) -> Result<()> {
-        let timeouts = self.timeouts;
-        self.sweep_with(give, |ages| match ages.map(|ages| ages.fate(now, &timeouts)) {
-            Some(Fate::Cut) if ages.map(|ages| ages.fate(now - CUT_MARGIN, &timeouts)) != Some(Fate::Cut) => {
+        let flows = Arc::clone(&self.flows);
+        let slots = u64::from(flows.size().slots());
+        self.pressure = Pressure::of(self.harvested.living, slots, self.folding);
+        self.folding = false;
+        let (usual, pressure) = (self.timeouts, self.pressure);
+        let timeouts =
+            Timeouts { linger: if pressure == Pressure::Much { 0 } else { usual.linger }, ..usual };
+        let slight = Timeouts { idle: pressure.slight_idle(usual.idle), ..timeouts };
+        self.harvested.living = self.sweep_with(&flows, give, |entry, ages| {
+            let Some(ages) = ages else {
+                return Fate::Living;
+            };
+            match ages.fate(now, &timeouts) {
+                Fate::Cut if ages.fate(now - CUT_MARGIN, &timeouts) != Fate::Cut => Fate::Living,
                 Fate::Living
+                    if pressure != Pressure::None
+                        && ages.expired(now, &slight).is_some()
+                        // SAFETY: the entry of a slot; kernel programs write aligned words.
+                        && unsafe { is_slight(entry) } =>
+                {
+                    Fate::Ended(EndReason::Pressure)
+                }
+                fate => fate,
             }
-            fate => fate.unwrap_or(Fate::Living),
+        })?;
+        let aggregates = Arc::clone(&self.aggregates);
+        self.sweep_with(&aggregates, give, |_, ages| {
+            match ages.and_then(|ages| ages.expired(now, &aggregate::TIMEOUTS)) {
+                Some(_) => Fate::Ended(EndReason::Folded),
+                None => Fate::Living,
+            }
         })
+        .map(drop)
     }
 
-    /// Takes out all retired flows, and the living ones that have ended by `fate`.
+    /// Takes out all of a table's retired entries, and the living ones that have ended by `fate`. Returns how many live.
     fn sweep_with(
         &mut self,
+        table: &SharedTable,
         give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>,
-        fate: impl Fn(Option<Ages>) -> Fate,
-    ) -> Result<()> {
-        let table = std::sync::Arc::clone(&self.table);
+        fate: impl Fn(*const Entry, Option<Ages>) -> Fate,
+    ) -> Result<u64> {
         let mut leaving = Vec::new();
         let mut cut = Vec::new();
         let mut living = 0;
@@ -193,70 +285,81 @@ impl Harvester {
             let tag = table.tag(slot);
             match tag & state::MASK {
                 state::RETIRED => leaving.push((slot, None)),
-                state::LIVE => match fate(ages(&table, slot)) {
-                    Fate::Ended(why) if retire(&*table, slot, tag) => leaving.push((slot, Some(why))),
-                    // Somebody else retired it; the next sweep finds it.
-                    Fate::Ended(_) => {}
-                    Fate::Cut => cut.extend(self.report_cut(slot, tag)),
-                    Fate::Living => living += 1,
-                },
+                state::LIVE => {
+                    let Some(entry) = table.entry(slot) else {
+                        continue;
+                    };
+                    match fate(entry, ages(table, slot)) {
+                        Fate::Ended(why) if retire(table, slot, tag) => leaving.push((slot, Some(why))),
+                        // Somebody else retired it; the next sweep finds it.
+                        Fate::Ended(_) => {}
+                        Fate::Cut => cut.extend(self.report_cut(slot, tag)),
+                        Fate::Living => living += 1,
+                    }
+                }
                 _ => {}
             }
             if leaving.len() == BATCH {
-                self.take_out(std::mem::take(&mut leaving), give)?;
+                self.take_out(table, std::mem::take(&mut leaving), give)?;
             }
             if cut.len() == BATCH {
                 give(std::mem::take(&mut cut))?;
             }
         }
-        self.harvested.living = living;
         if !cut.is_empty() {
             give(cut)?;
         }
-        self.take_out(leaving, give)
+        self.take_out(table, leaving, give)?;
+        Ok(living)
     }
 
     /// The record of a flow that the active timeout has cut, once; its slot stays, see [`Fate::Cut`].
     fn report_cut(&mut self, slot: u32, tag: u64) -> Option<FlowRecord> {
-        let (entry, whole) = self.table.copy_living(slot)?;
+        let (entry, whole) = self.flows.copy_living(slot)?;
         // A packet may have ended it just now; then it leaves like any other.
-        if entry.reported != 0 || self.table.tag(slot) != tag {
+        if entry.reported != 0 || self.flows.tag(slot) != tag {
             return None;
         }
-        self.table.mark_reported(slot);
+        self.flows.mark_reported(slot);
         self.harvested.torn += u64::from(!whole);
         Some(self.harvest(entry, EndReason::Active, clock::offset_to_epoch()))
     }
 
     /// Counts a flow as taken out.
     fn harvest(&mut self, entry: Entry, why: EndReason, clock_offset: u64) -> FlowRecord {
-        self.harvested.flows += 1;
-        self.harvested.packets += entry.state.packets();
-        self.harvested.bytes += entry.state.bytes();
+        if why == EndReason::Folded {
+            self.harvested.aggregated += entry.state.packets();
+        } else {
+            self.harvested.flows += 1;
+            self.harvested.packets += entry.state.packets();
+            self.harvested.bytes += entry.state.bytes();
+            self.harvested.evicted += u64::from(why == EndReason::Pressure);
+        }
         FlowRecord { entry, stage: Stage::End(why), clock_offset }
     }
 
     /// Copies retired flows once nobody can write them any more, and frees their slots.
     fn take_out(
         &mut self,
+        table: &SharedTable,
         leaving: Vec<(u32, Option<EndReason>)>,
         give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>,
     ) -> Result<()> {
         if leaving.is_empty() {
             return Ok(());
         }
-        self.table.grace_period()?;
+        table.grace_period()?;
         let clock_offset = clock::offset_to_epoch();
         let mut records = Vec::with_capacity(leaving.len());
         for (slot, why) in leaving {
             // The same flow can be named twice, by an event and by the sweep; the first freed it.
-            if self.table.tag(slot) & state::MASK != state::RETIRED {
+            if table.tag(slot) & state::MASK != state::RETIRED {
                 continue;
             }
-            let Some(entry) = self.table.copy_retired(slot) else {
+            let Some(entry) = table.copy_retired(slot) else {
                 continue;
             };
-            free(&*self.table, slot);
+            free(table, slot);
             if entry.reported == 0 {
                 let why = why.unwrap_or_else(|| ended_by_kernel(&entry));
                 records.push(self.harvest(entry, why, clock_offset));
@@ -275,5 +378,8 @@ fn ages(table: &SharedTable, slot: u32) -> Option<Ages> {
 
 /// The reason that the kernel program noted when a new flow took the old one's key.
 fn ended_by_kernel(entry: &Entry) -> EndReason {
+    if entry.key.kind == kind::AGGREGATE {
+        return EndReason::Folded;
+    }
     EndReason::from_number(entry.end_reason).unwrap_or(EndReason::PortReuse)
 }

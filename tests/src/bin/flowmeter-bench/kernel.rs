@@ -7,8 +7,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapData, RingBuf};
 use clap::Args;
-use flowmeter_common::config::Timeouts;
-use flowmeter_common::parse::Look;
 use flowmeter_tests::frames::{Packet, Transport, tcp};
 use flowmeter_tests::laboratory::{Laboratory, SERVER_SENDS, Setup, Traffic, pin_to};
 use serde::Serialize;
@@ -151,10 +149,9 @@ fn measure(
     let entries: Vec<&str> = PROGRAMS.iter().map(|program| program.entry).collect();
     let mut laboratory = Laboratory::load(&Setup {
         programs: &entries,
-        timeouts: Timeouts::default(),
-        look: Look::default(),
         flows: slots,
         traffic: Traffic::Sequence(sequence(flows, distribution)),
+        ..Setup::default()
     })?;
     let (mut events, mut packets) =
         (laboratory.ring()?, RingBuf::try_from(laboratory.take_map("PACKET_EVENTS")?)?);
