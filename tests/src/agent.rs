@@ -210,6 +210,15 @@ impl Agent {
         Ok(Outcome { rows: Vec::new(), said: std::mem::take(&mut self.said), status, took })
     }
 
+    /// Memory that the process has for itself and in common with the kernel, in bytes.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().context("VmRSS is no number")?;
+        Ok(kib << 10)
+    }
+
     /// Waits for an end that comes by itself, such as a refusal.
     pub fn wait(mut self) -> Result<Outcome> {
         let begin = Instant::now();

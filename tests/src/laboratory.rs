@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues};
-use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use flowmeter::kernel::{Ring, SharedTable, TableSize};
 use flowmeter_common::config::{KernelConfig, Timeouts};
@@ -240,6 +240,18 @@ impl Laboratory {
         Ok(())
     }
 
+    /// Attaches a program to an interface of the network namespace that this thread is in, natively; it is detached with
+    /// the laboratory.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn attach(&mut self, program: &str, interface: &str) -> Result<()> {
+        let program: &mut Xdp =
+            self.ebpf.program_mut(program).with_context(|| format!("no program {program}"))?.try_into()?;
+        program.attach(interface, XdpMode::Driver).with_context(|| format!("attaching to {interface}"))?;
+        Ok(())
+    }
+
     /// What has been counted, on all CPUs.
     ///
     /// # Errors
@@ -258,11 +270,19 @@ impl Laboratory {
 /// # Errors
 /// There is no such CPU, or it may not be used.
 pub fn pin_to(cpu: usize) -> Result<()> {
+    pin(0, cpu)
+}
+
+/// Binds a thread to one CPU; number 0 is the calling one.
+///
+/// # Errors
+/// There is no such thread or CPU, or it may not be used.
+pub fn pin(thread: u32, cpu: usize) -> Result<()> {
     // SAFETY: a cpu_set_t is plain bits; pointer and size describe it.
     let pinned = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
+        libc::sched_setaffinity(thread as libc::pid_t, size_of::<libc::cpu_set_t>(), &set)
     };
     ensure!(pinned == 0, "CPU {cpu} cannot be used: {}", std::io::Error::last_os_error());
     Ok(())

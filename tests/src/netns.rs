@@ -122,6 +122,22 @@ impl Namespace {
         self.ip(&["address", "add", address, "dev", interface]).map(drop)
     }
 
+    /// The kernel's number of an interface.
+    pub fn interface_index(&self, interface: &str) -> Result<u32> {
+        let name = std::ffi::CString::new(interface).context("an interface's name")?;
+        // SAFETY: the name is a C string that outlives the call.
+        let index = self.run(|| unsafe { libc::if_nametoindex(name.as_ptr()) })?;
+        ensure!(index != 0, "there is no interface {interface} in {}", self.name);
+        Ok(index)
+    }
+
+    /// Packets that an interface has received, by its driver's count.
+    pub fn received_packets(&self, interface: &str) -> Result<u64> {
+        let said = self.ip(&["-json", "-statistics", "link", "show", "dev", interface])?;
+        let said: serde_json::Value = serde_json::from_str(&said).context("`ip -json` is no JSON")?;
+        said[0]["stats64"]["rx"]["packets"].as_u64().context("`ip` does not say what was received")
+    }
+
     /// True if a BPF program is attached to the interface's XDP hook.
     pub fn has_xdp(&self, interface: &str) -> Result<bool> {
         Ok(self.ip(&["-details", "link", "show", "dev", interface])?.contains("xdp"))

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use flowmeter_tests::agent::{Agent, Signal};
-use flowmeter_tests::frames::{Packet, Transport};
+use flowmeter_tests::frames::{Packet, Transport, tcp};
 use flowmeter_tests::netns::{Chatter, Namespace, Offload};
 use flowmeter_tests::replay::{Frame, Oversized, Pace, Sender};
 use flowmeter_tests::{require_root, row};
@@ -15,6 +15,11 @@ use serde_json::Value;
 const LATE: Duration = Duration::from_secs(1);
 /// This test looks at the log that often, so much later may it see a line.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// What the promise allows a closed connection, after it has lingered.
+const CLOSED_LATE: Duration = Duration::from_millis(100);
+/// How long it lingers.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// A watched cable.
 struct Cable {
@@ -77,6 +82,49 @@ fn idle_flow() -> Result<()> {
     ensure!(after + LOOK >= timeout, "it ended after {after:?}, before its time");
     ensure!(after <= timeout + LATE + LOOK * 2, "it was written {:?} after its timeout", after - timeout);
     ensure!(row::number(&row, "packets")? == 1, "one packet was sent: {row}");
+    cable.agent.stop(Signal::Interrupt)?.expect_clean()
+}
+
+/// A connection that was reset lingers two seconds, and then is in the log.
+#[test]
+fn closed_connections() -> Result<()> {
+    if !require_root("a closed connection is written after its linger") {
+        return Ok(());
+    }
+    const CONNECTIONS: u16 = 20;
+    let cable = Cable::new(&[])?;
+    let mut sent = Vec::new();
+    for i in 0..CONNECTIONS {
+        let segment = |flags| {
+            let transport = Transport::tcp(5000 + i, 80).flags(flags);
+            Frame::new(0, Packet::ipv4("192.0.2.1", "198.51.100.7").with(transport).build())
+        };
+        let frames = [segment(tcp::SYN), segment(tcp::RST)];
+        cable.sends.run(|| {
+            Sender::open("out")?.send(&frames, Pace::Unpaced, Oversized::Refuse, &AtomicBool::new(false))
+        })??;
+        sent.push(Instant::now());
+        // No multiple of any period of the agent's.
+        std::thread::sleep(Duration::from_millis(37));
+    }
+    let mut seen = vec![None; usize::from(CONNECTIONS)];
+    let limit = Instant::now() + LINGER + LATE * 4;
+    while seen.contains(&None) && Instant::now() < limit {
+        let (rows, now) = (cable.agent.rows()?, Instant::now());
+        for row in rows.iter().filter(|row| row["event"] == "flow") {
+            seen[row::number(row, "src_port")? as usize - 5000].get_or_insert(now);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let mut late = Vec::new();
+    for (sent, seen) in sent.iter().zip(seen) {
+        let after = seen.context("a connection is not in the log")? - *sent;
+        ensure!(after + LOOK >= LINGER, "it was written after {after:?}, before its time");
+        late.push(after.saturating_sub(LINGER));
+    }
+    late.sort();
+    // One in ten may be later: a shared machine stops its programs for that long now and then.
+    ensure!(late[usize::from(CONNECTIONS) * 9 / 10 - 1] <= CLOSED_LATE, "after the linger: {late:?}");
     cable.agent.stop(Signal::Interrupt)?.expect_clean()
 }
 

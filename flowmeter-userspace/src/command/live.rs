@@ -17,11 +17,13 @@ use crate::kernel::{self, Counters, Kernel, Loaded, Settings, SharedTable, Table
 use crate::pipeline::{Feedback, Pipeline};
 use crate::record::FlowRecord;
 use crate::sink::{self, table::Extent};
-use crate::source::live::{Harvested, Harvester};
+use crate::source::live::{BATCH, Harvested, Harvester};
 use crate::stats::{Account, FlowCounts, PipelineCounts, Stats};
 
 /// Batches between harvest and pipeline; when they are all taken, flows wait in the table.
-const QUEUE: usize = 16;
+const QUEUE: usize = 4;
+/// Batches that exist at once: those, the one that is made, and the one that is scored.
+const BATCHES: usize = QUEUE + 2;
 /// How often the kernel programs' own messages are looked for.
 const LOG_PERIOD: Duration = Duration::from_millis(200);
 
@@ -93,10 +95,14 @@ async fn watch(parts: Parts, settings: Settings, stats_interval: Duration) -> Re
             if attachment.egress { ", TC for what goes out" } else { "; what goes out is not counted" }
         );
     }
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     log::info!(
-        "table: {} flows, {:.0} MiB; Ctrl-C or SIGTERM writes out what lives and stops",
+        "memory: {:.0} MiB for {} flows and {:.0} MiB for aggregates, shared with the kernel; at most {:.0} MiB for flows \
+         on their way to the log. Ctrl-C or SIGTERM writes out what lives and stops",
+        mebibytes(settings.size.bytes()),
         settings.size.slots(),
-        settings.size.bytes() as f64 / f64::from(1 << 20)
+        mebibytes(TableSize::AGGREGATES.bytes()),
+        mebibytes((BATCHES * BATCH * size_of::<FlowRecord>()) as u64),
     );
 
     let stop = Arc::new(AtomicBool::new(false));

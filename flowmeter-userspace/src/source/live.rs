@@ -36,7 +36,7 @@ const QUIET_SLEEP: Duration = Duration::from_millis(20);
 /// after it was stamped.
 const CUT_MARGIN: u64 = SECOND / 20;
 /// Most flows taken out in one batch: bounds the memory of copies.
-const BATCH: usize = 4096;
+pub const BATCH: usize = 4096;
 
 /// How full the table is, and what follows for the flows of which little is known, see [`is_slight`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,22 @@ impl Pressure {
             () if living >= slots / 4 * 3 => Self::Some,
             () => Self::None,
         }
+    }
+
+    /// Says what has changed.
+    fn log(self, living: u64, slots: u64) {
+        let why = match self {
+            Self::None => {
+                return log::info!("the flow table has room again: {living} of {slots} slots taken");
+            }
+            Self::Some => "three quarters of the flow table are taken",
+            Self::Much => "the flow table is full, or nearly; what finds no slot is counted in aggregates",
+        };
+        let after = self.slight_idle(u64::MAX) as f64 / SECOND as f64;
+        log::warn!(
+            "{why} ({living} of {slots} at the last look): one-packet and half-open flows end after {after} s of \
+             silence; --max-flows makes it larger"
+        );
     }
 
     /// How long flows of which little is known may be silent.
@@ -238,9 +254,13 @@ impl Harvester {
     fn sweep(&mut self, now: u64, give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>) -> Result<()> {
         let flows = Arc::clone(&self.flows);
         let slots = u64::from(flows.size().slots());
-        self.pressure = Pressure::of(self.harvested.living, slots, self.folding);
+        let pressure = Pressure::of(self.harvested.living, slots, self.folding);
         self.folding = false;
-        let (usual, pressure) = (self.timeouts, self.pressure);
+        if pressure != self.pressure {
+            pressure.log(self.harvested.living, slots);
+        }
+        self.pressure = pressure;
+        let usual = self.timeouts;
         let timeouts =
             Timeouts { linger: if pressure == Pressure::Much { 0 } else { usual.linger }, ..usual };
         let slight = Timeouts { idle: pressure.slight_idle(usual.idle), ..timeouts };

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{MapData, RingBuf};
+use aya::maps::RingBuf;
 use clap::Args;
-use flowmeter_tests::frames::{Packet, Transport, tcp};
-use flowmeter_tests::laboratory::{Laboratory, SERVER_SENDS, Setup, Traffic, pin_to};
+use flowmeter_tests::laboratory::{Laboratory, Setup, Traffic, pin_to};
 use serde::Serialize;
+
+use crate::ring::take_packets;
+use crate::traffic::{Distribution, SEQUENCE, frame, sequence};
 
 /// Arguments of `bench kernel`.
 #[derive(Args)]
@@ -45,22 +47,10 @@ const PROGRAMS: [Program; 6] = [
 const NO_CLOCK: &str = "without clock";
 /// Slots of the table, and of the hash map, at least: as many as by default.
 const SLOTS: u32 = 1 << 18;
-/// Elements of the traffic.
-const SEQUENCE: usize = 1 << 20;
 
 struct Program {
     name: &'static str,
     entry: &'static str,
-}
-
-/// How packets are distributed over flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Distribution {
-    /// Each flow alike.
-    Uniform,
-    /// The n-th flow one n-th as often as the first.
-    Zipf,
 }
 
 /// A measurement.
@@ -195,48 +185,7 @@ fn measure(
     Ok(PROGRAMS.iter().zip(&medians).map(row).collect())
 }
 
-/// Waits for packets' events as their reader does, asleep until it is woken, and takes them.
-fn take_packets(ring: &mut RingBuf<MapData>) {
-    use std::os::fd::AsRawFd as _;
-    let mut wanted = libc::pollfd { fd: ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one pollfd, which outlives the call.
-    let ready = unsafe { libc::poll(&raw mut wanted, 1, 2) };
-    while ready > 0 && ring.next().is_some() {}
-}
-
 fn median(mut times: Vec<Duration>) -> f64 {
     times.sort();
     times[times.len() / 2].as_nanos() as f64
-}
-
-/// The smallest packet of an established connection, with this payload.
-fn frame(ip: u8, payload: usize) -> Vec<u8> {
-    let packet = if ip == 4 {
-        Packet::ipv4("10.0.0.0", "192.0.2.1")
-    } else {
-        Packet::ipv6("2001:db8::", "2001:db8:1::c000:201")
-    };
-    packet.with(Transport::tcp(1024, 443).flags(tcp::ACK).payload(vec![0; payload])).build()
-}
-
-/// The flows of successive packets, half of which the server sends.
-fn sequence(flows: u32, distribution: Distribution) -> Vec<u32> {
-    let mut random = fastrand::Rng::with_seed(u64::from(flows));
-    // Which flow comes often has nothing to do with where it lies.
-    let mut names: Vec<u32> = (0..flows).collect();
-    random.shuffle(&mut names);
-    let mut sum = 0.0;
-    let weights: Vec<f64> = (1..=flows)
-        .map(|rank| {
-            sum += if distribution == Distribution::Zipf { 1.0 / f64::from(rank) } else { 1.0 };
-            sum
-        })
-        .collect();
-    (0..SEQUENCE)
-        .map(|_| {
-            let at = random.f64() * sum;
-            let rank = weights.partition_point(|&up_to| up_to <= at).min(names.len() - 1);
-            names[rank] | if random.bool() { SERVER_SENDS } else { 0 }
-        })
-        .collect()
 }

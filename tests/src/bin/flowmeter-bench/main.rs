@@ -2,6 +2,9 @@
 
 mod capture;
 mod kernel;
+mod ring;
+mod traffic;
+mod wire;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -26,11 +29,18 @@ enum Command {
     /// Each program is run by the kernel itself (BPF_PROG_TEST_RUN) on one CPU, on the smallest TCP packet, which is made
     /// the next flow's before. That is the `empty` program; what the others cost is the time above it.
     Kernel(kernel::Options),
+    /// Packets a second over a cable, and what the agent spends on each. Needs root, and two CPUs.
+    ///
+    /// A generator on the first CPU sends the smallest TCP packets as fast as they are taken; native XDP runs on the
+    /// second, and so does the agent. Beside FlowMeter stand a program that does nothing, and one that sends an event of
+    /// each packet to a reader.
+    Wire(wire::Options),
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Capture(options) => capture::run(&options),
         Command::Kernel(options) => kernel::run(&options),
+        Command::Wire(options) => wire::run(&options),
     }
 }
