@@ -1,9 +1,12 @@
 //! When flows end: each rule by an example, and laws that hold for any flow.
 
+use flowmeter_common::aggregate;
 use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::flow::{Entry, FlowState, Opening};
 use flowmeter_common::key::FlowKey;
-use flowmeter_common::lifecycle::{Ages, EndReason, Ending, Fate, TWICE_SEGMENT_LIFETIME, ended_before};
+use flowmeter_common::lifecycle::{
+    Ages, EndReason, Ending, Fate, TWICE_SEGMENT_LIFETIME, ended_before, is_slight,
+};
 use flowmeter_common::packet::{Packet, protocol, tcp_flags::*};
 use proptest::prelude::*;
 
@@ -142,6 +145,66 @@ fn who_begins_is_the_initiator_unless_it_answers() {
     cut.state = flow(&[(0, datagram()), (4, datagram())]);
     cut.state.directions[0].earlier = 7;
     assert_eq!(Opening::continuing(&cut), Opening { initiator: CLIENT, earlier: 7 + 4 * SECOND });
+}
+
+/// What a CPU may see of a flow that another one is opening or closing: some words are new, some are not.
+#[test]
+fn times_that_cannot_be_are_not_seen_yet() {
+    // SAFETY: a reference points to a readable flow.
+    let read = |state: &FlowState| unsafe { Ages::read(state) };
+    assert_eq!(read(&FlowState::EMPTY), None);
+    let whole = flow(&[(0, datagram())]);
+    let mut without_first = whole;
+    without_first.directions[0].first = FlowState::EMPTY.directions[0].first;
+    assert_eq!(read(&without_first), None);
+    let mut without_last = whole;
+    without_last.directions[0].last = FlowState::EMPTY.directions[0].last;
+    assert_eq!(read(&without_last), None);
+
+    let reset = flow(&[(0, segment(CLIENT, SYN, 1, 0)), (1, segment(CLIENT, RST, 2, 0))]);
+    let long_after = START + 50 * SECOND;
+    assert_eq!(ages(&reset).expired(long_after, &TIMEOUTS), Some(EndReason::Reset));
+    let mut without_time = reset;
+    without_time.directions[0].closed_at = 0;
+    assert_eq!(ages(&without_time).expired(long_after, &TIMEOUTS), None);
+}
+
+#[test]
+fn scans_and_floods_are_slight_and_conversations_are_not() {
+    let slight = |packets: &[(u64, Packet)]| {
+        let mut entry = Entry::opened_by(&packets[0].1, Opening::of(&packets[0].1));
+        entry.state = flow(packets);
+        // SAFETY: a reference points to a readable entry.
+        unsafe { is_slight(&entry) }
+    };
+    let (syn, answer) = (segment(CLIENT, SYN, 1, 0), segment(SERVER, SYN | ACK, 70, 2));
+    assert!(slight(&[(0, datagram())]), "one packet");
+    assert!(slight(&[(0, syn), (1, syn), (3, syn)]), "nobody answers");
+    assert!(slight(&[(0, syn), (1, answer)]), "half-open");
+    assert!(!slight(&[(0, syn), (1, answer), (2, segment(CLIENT, ACK, 2, 71))]), "established");
+    assert!(
+        !slight(&[(0, segment(CLIENT, ACK, 2, 71)), (1, segment(SERVER, ACK, 71, 2))]),
+        "its start was not seen"
+    );
+    assert!(!slight(&[(0, datagram()), (1, datagram())]), "more than one packet");
+}
+
+/// Connections of many clients are one aggregate: one client's close does not end it, nor does another one's SYN.
+#[test]
+fn an_aggregate_ends_by_the_clock_only() {
+    let mut state = FlowState::EMPTY;
+    let of = |flags| aggregate::of(&segment(CLIENT, flags, 1, 0));
+    for (second, flags) in [(0, SYN), (1, FIN | ACK), (2, RST), (3, SYN)] {
+        let packet = of(flags);
+        let now = START + second * SECOND;
+        assert_eq!(ended_before(&state, &packet, now, &aggregate::TIMEOUTS), None, "{second}");
+        state.fold(&packet, now);
+    }
+    assert_eq!(state.packets(), 4);
+    let [a, b] = &state.directions;
+    assert_eq!((a.syn + b.syn, a.fin + b.fin, a.rst + b.rst), (2, 1, 1), "flags are counted");
+    let after = START + aggregate::PERIOD + 1;
+    assert!(ended_before(&state, &of(SYN), after, &aggregate::TIMEOUTS).is_some());
 }
 
 prop_compose! {

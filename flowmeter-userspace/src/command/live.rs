@@ -17,7 +17,7 @@ use crate::kernel::{self, Counters, Kernel, Loaded, Settings, SharedTable, Table
 use crate::pipeline::{Feedback, Pipeline};
 use crate::record::FlowRecord;
 use crate::sink::{self, table::Extent};
-use crate::source::live::{BATCH, Harvested, Harvester};
+use crate::source::live::{BATCH, Harvested, Harvester, Known};
 use crate::stats::{Account, FlowCounts, PipelineCounts, Stats};
 
 /// Batches between harvest and pipeline; when they are all taken, flows wait in the table.
@@ -97,12 +97,13 @@ async fn watch(parts: Parts, settings: Settings, stats_interval: Duration) -> Re
     }
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     log::info!(
-        "memory: {:.0} MiB for {} flows and {:.0} MiB for aggregates, shared with the kernel; at most {:.0} MiB for flows \
-         on their way to the log. Ctrl-C or SIGTERM writes out what lives and stops",
+        "memory: {:.0} MiB for {} flows and {:.0} MiB for aggregates, shared with the kernel; at most {:.0} MiB for \
+         what is known of them and for those on their way to the log. Ctrl-C or SIGTERM writes out what lives and stops",
         mebibytes(settings.size.bytes()),
         settings.size.slots(),
         mebibytes(TableSize::AGGREGATES.bytes()),
-        mebibytes((BATCHES * BATCH * size_of::<FlowRecord>()) as u64),
+        mebibytes((BATCHES * BATCH * size_of::<FlowRecord>()) as u64)
+            + mebibytes(u64::from(settings.size.slots()) * size_of::<Known>() as u64),
     );
 
     let stop = Arc::new(AtomicBool::new(false));

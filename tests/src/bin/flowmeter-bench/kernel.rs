@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::RingBuf;
 use clap::Args;
 use flowmeter_tests::laboratory::{Laboratory, Setup, Traffic, pin_to};
 use serde::Serialize;
 
-use crate::ring::take_packets;
+use crate::ring::Reader;
 use crate::traffic::{Distribution, SEQUENCE, frame, sequence};
 
 /// Arguments of `bench kernel`.
@@ -143,18 +142,18 @@ fn measure(
         traffic: Traffic::Sequence(sequence(flows, distribution)),
         ..Setup::default()
     })?;
-    let (mut events, mut packets) =
-        (laboratory.ring()?, RingBuf::try_from(laboratory.take_map("PACKET_EVENTS")?)?);
+    let (mut events, mut packets) = (laboratory.ring()?, Reader::new(laboratory.take_map("PACKET_EVENTS")?)?);
     let frame = frame(ip, options.payload);
     let (stop, mut times) = (AtomicBool::new(false), vec![Vec::new(); PROGRAMS.len()]);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let reader = scope.spawn(|| -> Result<()> {
             // Where there is one CPU only, they share it.
             let _ = pin_to(1);
             while !stop.load(Ordering::Relaxed) {
                 while events.take().is_some() {}
-                take_packets(&mut packets);
+                packets.read()?;
             }
+            Ok(())
         });
         let outcome = (|| -> Result<()> {
             // Opens the flows, and fills the caches.
@@ -169,6 +168,7 @@ fn measure(
             Ok(())
         })();
         stop.store(true, Ordering::Relaxed);
+        reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         outcome
     })?;
     let counted = laboratory.counted()?;

@@ -33,7 +33,7 @@ enum Command {
     ///
     /// A generator on the first CPU sends the smallest TCP packets as fast as they are taken; native XDP runs on the
     /// second, and so does the agent. Beside FlowMeter stand a program that does nothing, and one that sends an event of
-    /// each packet to a reader.
+    /// each packet to a reader, which adds it to its flow.
     Wire(wire::Options),
 }
 

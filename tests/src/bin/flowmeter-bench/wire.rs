@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::RingBuf;
 use clap::Args;
 use flowmeter_tests::agent::{Agent, Signal};
 use flowmeter_tests::laboratory::{GENERATOR, Laboratory, Setup, Traffic, pin, pin_to};
@@ -13,7 +12,7 @@ use flowmeter_tests::netns::{Chatter, Namespace, Offload};
 use flowmeter_tests::row;
 use serde::Serialize;
 
-use crate::ring::take_packets;
+use crate::ring::Reader;
 use crate::traffic::{Distribution, frame, sequence};
 
 /// Arguments of `bench wire`.
@@ -36,6 +35,8 @@ pub struct Options {
 /// CPUs of the generator, and of what is measured.
 const GENERATES: usize = 0;
 const WATCHES: usize = 1;
+/// Seconds before the measurement, in which flows open.
+const WARM_UP: u64 = 3;
 /// Packets that the generator is asked for at a time.
 const CHUNK: u32 = 1 << 17;
 
@@ -45,12 +46,15 @@ const CHUNK: u32 = 1 << 17;
 enum Way {
     /// A program that does nothing.
     Nothing,
-    Flowmeter,
-    /// A program that sends an event of each packet, and its reader.
+    /// FlowMeter, without a model.
+    Metering,
+    /// FlowMeter as it is shipped: living flows are scored at 8, 16, 32, ... packets.
+    Scoring,
+    /// A program that sends an event of each packet, and a reader that adds it to its flow.
     EventPerPacket,
 }
 
-const WAYS: [Way; 3] = [Way::Nothing, Way::Flowmeter, Way::EventPerPacket];
+const WAYS: [Way; 4] = [Way::Nothing, Way::Metering, Way::Scoring, Way::EventPerPacket];
 
 /// A measurement.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -110,8 +114,8 @@ pub fn run(options: &Options) -> Result<()> {
         );
     }
     println!(
-        "\nFlowMeter's agent spends {:.3} of what the reader of an event per packet does.",
-        of(Way::Flowmeter, |row| row.agent_ns) / of(Way::EventPerPacket, |row| row.agent_ns)
+        "\nMetering, FlowMeter's agent spends {:.3} of what the reader of an event per packet does.",
+        of(Way::Metering, |row| row.agent_ns) / of(Way::EventPerPacket, |row| row.agent_ns)
     );
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&rows)?;
@@ -161,7 +165,7 @@ impl Cable {
         let frame = frame(4, 0);
         pin_to(GENERATES)?;
         let (before, start) = (self.watches.received_packets("in")?, Instant::now());
-        let time = if warm_up { Duration::from_secs(1) } else { Duration::from_secs(seconds) };
+        let time = Duration::from_secs(if warm_up { WARM_UP } else { seconds });
         while start.elapsed() < time {
             self.sends.run(|| self.generator.send(&frame, CHUNK))??;
         }
@@ -201,14 +205,15 @@ fn cpu_time(process: u32) -> Result<Duration> {
 fn measure(options: &Options, way: Way) -> Result<Row> {
     let mut cable = Cable::new(options.flows)?;
     match way {
-        Way::Flowmeter => with_agent(options, &mut cable),
+        Way::Metering | Way::Scoring => with_agent(options, &mut cable, way),
         Way::Nothing | Way::EventPerPacket => with_program(options, &mut cable, way),
     }
 }
 
-fn with_agent(options: &Options, cable: &mut Cable) -> Result<Row> {
+fn with_agent(options: &Options, cable: &mut Cable, way: Way) -> Result<Row> {
     let folder = tempfile::tempdir()?;
-    let agent = Agent::start(&cable.watches, &["in"], &folder.path().join("log"), &["--no-egress"])?;
+    let words = if way == Way::Metering { &["--no-egress", "--no-model"][..] } else { &["--no-egress"] };
+    let agent = Agent::start(&cable.watches, &["in"], &folder.path().join("log"), words)?;
     for task in std::fs::read_dir(format!("/proc/{}/task", agent.id()))?.flatten() {
         if let Some(number) = task.file_name().to_str().and_then(|name| name.parse().ok()) {
             pin(number, WATCHES)?;
@@ -224,13 +229,13 @@ fn with_agent(options: &Options, cable: &mut Cable) -> Result<Row> {
     let outcome = agent.stop(Signal::Interrupt)?;
     outcome.expect_clean()?;
     let seen = row::identity(outcome.stats()?)?.seen;
-    Ok(row(Way::Flowmeter, packets, took, receiver_time, agent_time, (warm + packets).abs_diff(seen)))
+    Ok(row(way, packets, took, receiver_time, agent_time, (warm + packets).abs_diff(seen)))
 }
 
 fn with_program(options: &Options, cable: &mut Cable, way: Way) -> Result<Row> {
     let program = if way == Way::Nothing { "laboratory_pass" } else { "laboratory_event" };
     let mut laboratory = Laboratory::load(&Setup { programs: &[program], ..Setup::default() })?;
-    let mut ring = RingBuf::try_from(laboratory.take_map("PACKET_EVENTS")?)?;
+    let mut ring = Reader::new(laboratory.take_map("PACKET_EVENTS")?)?;
     cable.watches.run(|| laboratory.attach(program, "in"))??;
     cable.receive_on(WATCHES)?;
     let (stop, taken) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -238,7 +243,7 @@ fn with_program(options: &Options, cable: &mut Cable, way: Way) -> Result<Row> {
         let reader = scope.spawn(|| -> Result<Duration> {
             pin_to(WATCHES)?;
             while !stop.load(Ordering::Relaxed) {
-                taken.fetch_add(take_packets(&mut ring), Ordering::Relaxed);
+                taken.fetch_add(ring.read()?, Ordering::Relaxed);
             }
             thread_time()
         });
