@@ -144,6 +144,24 @@ pub enum NoSlot {
 /// How often a claim that met a rival is tried again. A rival is done after a few hundred instructions.
 const ATTEMPTS: u32 = 3;
 
+/// The packet's flow, if it lives and the packet belongs to it: all that most packets need. Otherwise null, and
+/// [`find_or_open`] says what becomes of the packet.
+#[inline(always)]
+pub fn find_living<M: Memory>(
+    memory: &M,
+    place: &Place,
+    packet: &Packet,
+    now: u64,
+    timeouts: &Timeouts,
+) -> Hit {
+    let hit = find(memory, place, packet);
+    // SAFETY: as in `find_or_open`.
+    if !hit.entry.is_null() && ended_before(unsafe { &(*hit.entry).state }, packet, now, timeouts).is_some() {
+        return Hit::NONE;
+    }
+    hit
+}
+
 /// Finds the packet's flow, or opens one as `opening` says; ends the one found if the packet cannot belong to it.
 ///
 /// # Errors
@@ -200,10 +218,12 @@ pub fn find_or_open<M: Memory>(
 
 /// A slot and its entry; null if there is none. Not an `Option`: where that is none the compiler leaves its content
 /// undefined, and the kernel's verifier refuses a program that copies what was never written.
-#[derive(Clone, Copy)]
-struct Hit {
-    slot: u32,
-    entry: *mut Entry,
+#[derive(Clone, Copy, Debug)]
+pub struct Hit {
+    /// The slot.
+    pub slot: u32,
+    /// Its entry.
+    pub entry: *mut Entry,
 }
 
 impl Hit {

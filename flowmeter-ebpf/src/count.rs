@@ -3,7 +3,6 @@
 use flowmeter_common::config::counter_slot;
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::packet::Packet;
-use flowmeter_common::table::NoSlot;
 
 use crate::maps::{COUNTERS, config};
 
@@ -23,8 +22,10 @@ impl Counters {
     /// The packets could not be parsed, for the reason with this number of [`Skip`](flowmeter_common::counter::Skip).
     #[inline(always)]
     pub fn skipped(&self, reason: u32, packets: u16) {
+        // The compiler has seen which reasons there are; the kernel's verifier wants them checked.
+        let reason = core::hint::black_box(reason as usize);
         self.with(|c| {
-            if let Some(counter) = c.skipped.get_mut(reason as usize) {
+            if let Some(counter) = c.skipped.get_mut(reason) {
                 *counter += u64::from(packets);
             }
         });
@@ -40,14 +41,15 @@ impl Counters {
         });
     }
 
-    /// The table had no slot for the packet; `aggregated` if the aggregates had.
+    /// The table had no slot for the packet, if `contended` because other CPUs claimed the same flow; `aggregated` if
+    /// the aggregates had.
     #[inline(always)]
-    pub fn folded(&self, packet: &Packet, why: NoSlot, aggregated: bool) {
+    pub fn folded(&self, packet: &Packet, contended: bool, aggregated: bool) {
         let packets = u64::from(packet.segments);
         self.with(|c| {
             c.folded += packets;
             c.folded_bytes += packet.wire_bytes();
-            if matches!(why, NoSlot::Contended) {
+            if contended {
                 c.contended += packets;
             }
             if !aggregated {

@@ -89,6 +89,8 @@ impl Frame for KernelFrame {
 }
 
 /// What the socket buffer knows of a packet beside its bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
 pub struct SkbFacts {
     /// Interface index.
     pub interface: u32,

@@ -9,6 +9,8 @@ use flowmeter_common::flow::{Direction, Entry};
 use flowmeter_common::packet::Packet;
 use flowmeter_common::table::{Memory, WAYS, Word};
 
+use crate::frame::SkbFacts;
+
 /// `BPF_F_MMAPABLE` (linux/bpf.h): userspace may map the values.
 const MMAPABLE: u32 = 1 << 10;
 
@@ -64,13 +66,17 @@ pub static COUNTERS: PerCpuArray<InterfaceCounters> = PerCpuArray::with_max_entr
 #[map]
 pub static PARSED: PerCpuArray<Parsed> = PerCpuArray::with_max_entries(1, 0);
 
-/// What the parser leaves for [`track`](crate::track).
+/// What [`track`](crate::track)'s functions leave for each other.
 #[repr(C)]
 pub struct Parsed {
     /// The packet.
     pub packet: Packet,
     /// Its key's hash.
     pub hash: u64,
+    /// What the socket buffer says of a packet that leaves.
+    pub facts: SkbFacts,
+    /// Slot of the flow that the packet ended, if [`find_or_open`](crate::track) says that it did.
+    pub ended_slot: u32,
 }
 
 /// A tag in a bucket.

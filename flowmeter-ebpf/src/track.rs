@@ -4,6 +4,7 @@ use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::warn;
 use flowmeter_common::aggregate;
+use flowmeter_common::config::Timeouts;
 use flowmeter_common::counter::Skip;
 use flowmeter_common::event::reason;
 use flowmeter_common::flow::Opening;
@@ -11,13 +12,13 @@ use flowmeter_common::key::{KEY_WORDS, hash_words};
 #[cfg(feature = "laboratory")]
 use flowmeter_common::packet::Packet;
 use flowmeter_common::parse::{Look, parse_ethernet};
-use flowmeter_common::table::{Place, WAYS, find_or_open};
+use flowmeter_common::table::{Memory, NoSlot, Place, WAYS, find_living, find_or_open, state};
 
 use crate::clock;
 use crate::count::Counters;
 use crate::emit::emit;
 use crate::frame::{KernelFrame, SkbFacts};
-use crate::maps::{AGGREGATES, FLOWS, PARSED, Parsed, config};
+use crate::maps::{AGGREGATES, FLOWS, PARSED, Parsed, Table, config};
 
 /// Bytes of headers that are made linear where a packet's are not: Ethernet, two tags, IPv6, six extension headers,
 /// TCP without options.
@@ -52,20 +53,22 @@ pub fn arrived(ctx: &XdpContext, interface: u32, wire_len: usize, now: impl FnOn
 /// Counts a packet that is about to leave.
 #[inline(always)]
 pub fn egress(ctx: &TcContext) {
-    let facts = SkbFacts::of(ctx);
-    let Some(counters) = Counters::seen(facts.interface, facts.segments) else {
-        return;
-    };
     let Some(parsed) = PARSED.get_ptr_mut(0) else {
         return;
     };
+    let facts = SkbFacts::of(ctx);
+    // SAFETY: a field of a map's value.
+    unsafe { (&raw mut (*parsed).facts).write_volatile(facts) };
+    let Some(counters) = Counters::seen(facts.interface, facts.segments) else {
+        return;
+    };
     let partial = KernelFrame::of_tc(ctx, core::ptr::null_mut()).is_partial();
-    let mut outcome = parse_leaving(ctx.skb.skb, parsed);
+    let mut outcome = flowmeter_parse_leaving(ctx.skb.skb);
     if is_truncated(outcome) && partial {
         // The headers lie in fragments of the buffer. Pulling them together changes no byte of the packet.
         let length = if ctx.len() < HEADERS { ctx.len() } else { HEADERS };
         if ctx.pull_data(length).is_ok() {
-            outcome = parse_leaving(ctx.skb.skb, parsed);
+            outcome = flowmeter_parse_leaving(ctx.skb.skb);
         }
     }
     match outcome {
@@ -98,11 +101,18 @@ fn parse_arrived(ctx: *mut xdp_md, interface: u32, wire_len: usize, parsed: *mut
     parse(frame, &SkbFacts::none(interface), parsed)
 }
 
-/// [`parse`] of a packet that leaves, likewise.
+/// [`parse`] of a packet that leaves, likewise; what the socket buffer says of it is in [`PARSED`], so that the verifier
+/// need not go through the parser for each thing that it may say. Global for the same reason as [`flowmeter_open`]: it
+/// is called from two places.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn parse_leaving(ctx: *mut __sk_buff, parsed: *mut Parsed) -> u64 {
-    let ctx = TcContext::new(ctx);
-    parse(KernelFrame::of_tc(&ctx, scratch(parsed)), &SkbFacts::of(&ctx), parsed)
+extern "C" fn flowmeter_parse_leaving(ctx: *mut __sk_buff) -> u64 {
+    let Some(parsed) = PARSED.get_ptr_mut(0) else {
+        return 1 + Skip::TruncatedLink as u64;
+    };
+    // SAFETY: a field of a map's value. Volatile, so that it really comes from there.
+    let facts = unsafe { (&raw const (*parsed).facts).read_volatile() };
+    parse(KernelFrame::of_tc(&TcContext::new(ctx), scratch(parsed)), &facts, parsed)
 }
 
 /// A word of the packet's memory, free until the packet is written as a whole.
@@ -155,53 +165,137 @@ fn is_truncated(outcome: u64) -> bool {
 #[inline(always)]
 fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> bool {
     // SAFETY: a value of a per-CPU map, looked up by the caller.
-    let Parsed { packet, hash } = unsafe { &*parsed };
+    let Parsed { packet, hash, .. } = unsafe { &*parsed };
     let config = config();
     let place = Place::of(*hash, config.bucket_mask);
-    let found = match find_or_open(&FLOWS, &place, packet, Opening::of(packet), now, &config.timeouts) {
-        Ok(found) => found,
-        Err(why) => {
-            let aggregated = fold(parsed, now) == 0;
+    let (mut slot, mut entry, mut opened) = (0, core::ptr::null_mut(), false);
+    let living = find_living(&FLOWS, &place, packet, now, &config.timeouts);
+    if !living.entry.is_null() {
+        (slot, entry) = (living.slot, living.entry);
+    } else {
+        let outcome = flowmeter_open(now);
+        if outcome & outcome::ENDED != 0 {
+            // SAFETY: as above; read after it has been written.
+            let ended = unsafe { (&raw const (*parsed).ended_slot).read_volatile() };
+            emit(counters, ended, reason::CLOSING, place.hash | state::LIVE);
+        }
+        if outcome & outcome::NO_SLOT == 0 {
+            slot = outcome as u32;
+            opened = outcome & outcome::OPENED != 0;
+            entry = FLOWS.entry(slot).unwrap_or(core::ptr::null_mut());
+        }
+        if entry.is_null() {
+            let aggregated = flowmeter_fold(now) == 0;
             // SAFETY: as above; read again, since it has been written.
-            counters.folded(unsafe { &(*parsed).packet }, why, aggregated);
+            counters.folded(unsafe { &(*parsed).packet }, outcome & outcome::CONTENDED != 0, aggregated);
             return false;
         }
-    };
-    // SAFETY: the slot's tag is live, or was when it was found: until this program returns the entry is this flow's.
-    let entry = unsafe { &mut *found.entry };
-    let updated = entry.state.update(packet, now);
-    counters.counted(packet, found.opened);
-    if let Some(ended) = found.ended {
-        emit(counters, ended.slot, reason::CLOSING, ended.tag);
     }
-    if found.opened && config.events_opened != 0 {
-        emit(counters, found.slot, reason::OPENED, found.tag);
+    // SAFETY: the slot's tag is live, or was when it was found: until this program returns the entry is this flow's.
+    let updated = unsafe { (*entry).state.update(packet, now) };
+    counters.counted(packet, opened);
+    let tag = place.hash | state::LIVE;
+    if opened && config.events_opened != 0 {
+        emit(counters, slot, reason::OPENED, tag);
     }
     if updated.checkpoint {
-        emit(counters, found.slot, reason::CHECKPOINT, found.tag);
+        emit(counters, slot, reason::CHECKPOINT, tag);
     }
     if updated.closed {
-        emit(counters, found.slot, reason::CLOSING, found.tag);
+        emit(counters, slot, reason::CLOSING, tag);
     }
     true
 }
 
-/// Adds a packet whose flow has no slot to its aggregate, and returns 0; 1 if that has none either. A BPF function of its
-/// own, since it is the whole way to a slot again. What was parsed is written over.
+/// What [`flowmeter_open`] returns: a slot in the low half, and these bits.
+mod outcome {
+    /// The packet opened the slot's flow.
+    pub const OPENED: u64 = 1 << 32;
+    /// The packet ended a flow, whose slot is in [`Parsed`](crate::maps::Parsed).
+    pub const ENDED: u64 = 1 << 33;
+    /// There is no slot.
+    pub const NO_SLOT: u64 = 1 << 34;
+    /// There is none because other CPUs kept claiming the same flow.
+    pub const CONTENDED: u64 = 1 << 35;
+}
+
+/// [`find_or_open`] for the packet in [`PARSED`]. What few packets need, and what takes the verifier longest: a global
+/// function, which it looks at once and for itself, and not again for each way that leads to it. With static ones
+/// Linux 6.1 gives up. Therefore no pointers: it finds the packet by itself.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn fold(parsed: *mut Parsed, now: u64) -> u64 {
-    // SAFETY: a value of a per-CPU map, looked up by the caller.
+extern "C" fn flowmeter_open(now: u64) -> u64 {
+    let Some(parsed) = PARSED.get_ptr_mut(0) else {
+        return outcome::NO_SLOT;
+    };
+    let config = config();
+    // SAFETY: a value of a per-CPU map.
+    let (hash, opening) = unsafe { ((*parsed).hash, Opening::of(&(*parsed).packet)) };
+    open(&FLOWS, parsed, Place::of(hash, config.bucket_mask), opening, now, &config.timeouts)
+}
+
+/// Adds the packet in [`PARSED`], whose flow has no slot, to its aggregate, and returns 0; 1 if that has none either.
+/// What was parsed is written over. Global for the same reason as [`flowmeter_open`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flowmeter_fold(now: u64) -> u64 {
+    let Some(parsed) = PARSED.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: a value of a per-CPU map.
     let whole = unsafe { &mut (*parsed).packet };
     *whole = aggregate::of(whole);
+    let outcome = flowmeter_open_aggregate(now);
+    if outcome & outcome::NO_SLOT != 0 {
+        return 1;
+    }
+    let Some(entry) = AGGREGATES.entry(outcome as u32) else {
+        return 1;
+    };
+    // SAFETY: as in `track`.
+    unsafe { (*entry).state.fold(whole, now) };
+    0
+}
+
+/// [`flowmeter_open`] for an aggregate.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flowmeter_open_aggregate(now: u64) -> u64 {
+    let Some(parsed) = PARSED.get_ptr_mut(0) else {
+        return outcome::NO_SLOT;
+    };
     const BUCKETS: u32 = aggregate::SLOTS / WAYS as u32;
-    let place = Place::of(whole.key.hash(config().hash_seed), BUCKETS - 1);
-    match find_or_open(&AGGREGATES, &place, whole, aggregate::OPENING, now, &aggregate::TIMEOUTS) {
+    // SAFETY: a value of a per-CPU map.
+    let hash = unsafe { (*parsed).packet.key.hash(config().hash_seed) };
+    open(&AGGREGATES, parsed, Place::of(hash, BUCKETS - 1), aggregate::OPENING, now, &aggregate::TIMEOUTS)
+}
+
+/// [`find_or_open`] with its result as a number, see [`outcome`].
+#[inline(always)]
+fn open(
+    table: &Table,
+    parsed: *mut Parsed,
+    place: Place,
+    opening: Opening,
+    now: u64,
+    timeouts: &Timeouts,
+) -> u64 {
+    // SAFETY: a value of a per-CPU map.
+    let Parsed { packet, ended_slot, .. } = unsafe { &mut *parsed };
+    match find_or_open(table, &place, packet, opening, now, timeouts) {
         Ok(found) => {
-            // SAFETY: as in `track`.
-            unsafe { (*found.entry).state.fold(whole, now) };
-            0
+            let mut outcome = u64::from(found.slot);
+            if found.opened {
+                outcome |= outcome::OPENED;
+            }
+            if let Some(ended) = found.ended {
+                *ended_slot = ended.slot;
+                outcome |= outcome::ENDED;
+            }
+            outcome
         }
-        Err(_) => 1,
+        Err(NoSlot::Full) => outcome::NO_SLOT,
+        Err(NoSlot::Contended) => outcome::NO_SLOT | outcome::CONTENDED,
     }
 }
 

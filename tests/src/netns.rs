@@ -133,9 +133,18 @@ impl Namespace {
 
     /// Packets that an interface has received, by its driver's count.
     pub fn received_packets(&self, interface: &str) -> Result<u64> {
+        self.driver_count(interface, "rx", "packets")
+    }
+
+    /// Packets that an interface has dropped, on their way in or out, by its driver's count. A super-packet is one.
+    pub fn dropped_packets(&self, interface: &str) -> Result<u64> {
+        Ok(self.driver_count(interface, "rx", "dropped")? + self.driver_count(interface, "tx", "dropped")?)
+    }
+
+    fn driver_count(&self, interface: &str, way: &str, what: &str) -> Result<u64> {
         let said = self.ip(&["-json", "-statistics", "link", "show", "dev", interface])?;
         let said: serde_json::Value = serde_json::from_str(&said).context("`ip -json` is no JSON")?;
-        said[0]["stats64"]["rx"]["packets"].as_u64().context("`ip` does not say what was received")
+        said[0]["stats64"][way][what].as_u64().with_context(|| format!("`ip` does not say {way} {what}"))
     }
 
     /// True if a BPF program is attached to the interface's XDP hook.
