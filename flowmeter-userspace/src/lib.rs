@@ -3,13 +3,14 @@
 //! Reading order is the way of the data:
 //!
 //! 1. [`source`]: flows out of the kernel's table ([`kernel`]) or out of a capture, as [`record`]s.
-//! 2. [`features`]: one table of what is calculated from a flow.
+//! 2. [`context`]: what surrounds a flow. [`features`]: one table of what is calculated from a flow.
 //! 3. [`model`] and [`verdict`]: a score, a verdict, and what moved it.
 //! 4. [`sink`] and [`stats`]: the log, tables, the accounting.
 //! 5. [`pipeline`]: the one place that knows all stages; [`command`] puts it together for each use.
 
 pub mod cli;
 pub mod command;
+pub mod context;
 pub mod features;
 pub mod kernel;
 pub mod model;

@@ -35,6 +35,11 @@ impl Pipeline {
         Self { set, judge, sink, counts: PipelineCounts::default(), scoring_failed: false }
     }
 
+    /// True if what surrounds a flow is asked for: for the columns, or by the model.
+    pub fn needs_context(&self) -> bool {
+        self.set.context || self.judge.as_ref().is_some_and(|judge| judge.feature_set().context)
+    }
+
     /// What has become of flows so far.
     pub fn counts(&self) -> PipelineCounts {
         self.counts

@@ -8,6 +8,8 @@ use flowmeter_common::key::{FlowKey, VLAN_PRESENT, kind};
 use flowmeter_common::lifecycle::EndReason;
 use flowmeter_common::packet::protocol;
 
+use crate::context::Surroundings;
+
 /// When a flow is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -31,6 +33,8 @@ pub struct FlowRecord {
     pub stage: Stage,
     /// What to add (wrapping) to the entry's times to have nanoseconds since the Unix epoch.
     pub clock_offset: u64,
+    /// What surrounds it, if a feature asks for that.
+    pub context: Option<Box<Surroundings>>,
 }
 
 /// One end of a flow.
@@ -45,7 +49,7 @@ pub struct Endpoint {
 impl FlowRecord {
     /// A flow of a capture, whose times are since the Unix epoch.
     pub fn of_capture(entry: &Entry, why: EndReason) -> Self {
-        Self { entry: *entry, stage: Stage::End(why), clock_offset: 0 }
+        Self { entry: *entry, stage: Stage::End(why), clock_offset: 0, context: None }
     }
 
     /// The side that began the flow, as far as can be seen.
@@ -66,6 +70,12 @@ impl FlowRecord {
     /// From destination to source.
     pub fn backward(&self) -> &Direction {
         &self.entry.state.directions[usize::from(self.entry.initiator & 1 ^ 1)]
+    }
+
+    /// True if it goes to a group of hosts: multicast (RFC 1112, RFC 4291) or broadcast. Of IPv4 addresses all that end in
+    /// 255 are taken for broadcast, since a network's prefix is not known.
+    pub fn to_group(&self) -> bool {
+        to_group(self.destination().address)
     }
 
     /// True if it is no flow but the sum of those to one service that found no slot.
@@ -126,12 +136,21 @@ impl FlowRecord {
     }
 }
 
+/// See [`FlowRecord::to_group`].
+pub fn to_group(destination: IpAddr) -> bool {
+    match destination {
+        IpAddr::V4(address) => address.is_multicast() || address.octets()[3] == 255,
+        IpAddr::V6(address) => address.is_multicast(),
+    }
+}
+
 /// True if an ICMP message of this type is one that asks for an answer.
 fn is_request(protocol: u8, message: u16) -> bool {
     matches!((protocol, message), (protocol::ICMP, 8 | 13 | 15 | 17) | (protocol::ICMPV6, 128))
 }
 
-fn endpoint(key: &FlowKey, which: u8) -> Endpoint {
+/// One end of the flow with this key: `a` (0) or `b` (1).
+pub fn endpoint(key: &FlowKey, which: u8) -> Endpoint {
     let (words, port) =
         if which & 1 == 0 { (key.a_address, key.a_port) } else { (key.b_address, key.b_port) };
     let mut bytes = [0; 16];

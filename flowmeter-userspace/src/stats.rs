@@ -22,6 +22,8 @@ pub struct Stats {
     pub events_lost: u64,
     /// Reads of living flows that kept being torn by updates.
     pub torn_reads: u64,
+    /// Groups of flows that were still remembered and had to give way to others, see [`crate::context`].
+    pub context_pushed_out: u64,
     /// True in the last line.
     pub last: bool,
 }

@@ -157,6 +157,19 @@ pub fn all() -> Vec<Fixture> {
     };
     let mut fixtures = vec![
         steadily(
+            "announcements to groups of hosts",
+            [
+                Packet::ipv4(CLIENT, "224.0.0.251").with(Transport::udp(5353, 5353).payload([1; 40])).build(),
+                Packet::ipv4(CLIENT, "255.255.255.255")
+                    .with(Transport::udp(68, 67).payload([1; 240]))
+                    .build(),
+                Packet::ipv4(CLIENT, "192.0.2.255").with(Transport::udp(138, 138).payload([1; 90])).build(),
+                Packet::ipv6("2001:db8::1", "ff02::fb")
+                    .with(Transport::udp(5353, 5353).payload([1; 40]))
+                    .build(),
+            ],
+        ),
+        steadily(
             "one VLAN tag, both ways",
             [there().tag(7).with(udp()).build(), back().tag(7).with(udp_back()).build()],
         ),

@@ -80,7 +80,7 @@ impl Programs {
                 }
                 None => EndReason::from_number(entry.end_reason).unwrap_or(EndReason::PortReuse),
             };
-            self.ended.push(FlowRecord { entry, stage: Stage::End(why), clock_offset: 0 });
+            self.ended.push(FlowRecord { entry, stage: Stage::End(why), clock_offset: 0, context: None });
         }
         free(&*self.laboratory.table, slot);
     }

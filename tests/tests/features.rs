@@ -7,9 +7,8 @@ use anyhow::{Result, ensure};
 use flowmeter::features::{FeatureSet, FlowView, Kind, SETS};
 use flowmeter::record::FlowRecord;
 use flowmeter::source::flows::Flows;
-use flowmeter::source::pcap;
+use flowmeter::source::pcap::{self, Recorder};
 use flowmeter_common::config::Timeouts;
-use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;
 use flowmeter_common::parse::{Look, parse_link};
 use flowmeter_tests::packets::{STEP, step};
@@ -19,24 +18,26 @@ use flowmeter_tests::{fixtures, sample_folder};
 fn columns(set: &FeatureSet) -> Result<Vec<Vec<f64>>> {
     let mut columns = vec![Vec::new(); set.names().len()];
     let mut row = Vec::new();
-    let mut give = |entry: &Entry, why| {
+    let mut give = |record: FlowRecord| {
         row.clear();
-        set.values(&FlowView::new(&FlowRecord::of_capture(entry, why)), &mut row);
+        set.values(&FlowView::new(&record), &mut row);
         for (column, value) in columns.iter_mut().zip(&row) {
             assert!(value.is_finite());
             column.push(*value);
         }
         Ok(())
     };
+    let settings = pcap::Settings { context: set.context, ..pcap::Settings::default() };
     for entry in std::fs::read_dir(sample_folder())? {
         let path = entry?.path();
         if path.extension().is_none_or(|end| end != "zst") {
             continue;
         }
-        let summary = pcap::read(&path, &pcap::Settings::default(), &Arc::default(), &mut give, |_| ())?;
+        let summary = pcap::read(&path, &settings, &Arc::default(), &mut give, |_| ())?;
         ensure!(summary.problem.is_none(), "{}: {:?}", path.display(), summary.problem);
     }
     for fixture in fixtures::all() {
+        let mut give = Recorder::new(set.context, &mut give);
         let mut flows = Flows::new(Timeouts::default());
         for frame in &fixture.frames {
             let slice = SliceFrame::new(&frame.data, frame.wire_len as usize);
@@ -46,6 +47,7 @@ fn columns(set: &FeatureSet) -> Result<Vec<Vec<f64>>> {
     }
     let mut random = fastrand::Rng::with_seed(39);
     for _ in 0..200 {
+        let mut give = Recorder::new(set.context, &mut give);
         let mut flows = Flows::new(Timeouts::default());
         let mut now = 0;
         for _ in 0..60 {

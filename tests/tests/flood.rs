@@ -61,7 +61,7 @@ fn through_the_kernel_program() -> Result<()> {
     })?;
     let ring = laboratory.ring()?;
     let (table, aggregates) = (laboratory.table.clone(), laboratory.aggregates.clone());
-    let mut harvester = Harvester::new(table, aggregates, ring, Timeouts::default());
+    let mut harvester = Harvester::new(table, aggregates, ring, Timeouts::default(), None);
     let (mut flows, mut folded) = (0_u64, 0_u64);
     let mut give = |records: Vec<FlowRecord>| {
         for record in &records {

@@ -77,7 +77,7 @@ fn stress(seconds: u64, change: u32) -> Result<()> {
         let cpus = [run(0), run(1)];
         let harvest = scope.spawn(|| -> Result<_> {
             let mut sums: HashMap<FlowKey, Sums> = HashMap::new();
-            let mut harvester = Harvester::new(table, aggregates, ring, TIMEOUTS);
+            let mut harvester = Harvester::new(table, aggregates, ring, TIMEOUTS, None);
             let mut give = |records: Vec<FlowRecord>| {
                 for record in records
                     .iter()

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::{feature_set, judge};
 use crate::cli::{Live, Writing};
+use crate::context::Context;
 use crate::kernel::{self, Counters, Kernel, Loaded, Settings, SharedTable, TableSize, clock};
 use crate::pipeline::{Feedback, Pipeline};
 use crate::record::FlowRecord;
@@ -64,7 +65,12 @@ pub fn run(args: &Live) -> Result<ExitCode> {
     let sink = sink::make(format, sink::open(&args.log)?, set, extent, features)?;
     let pipeline = Pipeline::new(set, judge, sink);
     let table = Arc::new(table);
-    let harvester = Harvester::new(Arc::clone(&table), Arc::new(aggregates), ring, settings.timeouts);
+    let context = match pipeline.needs_context() {
+        true => Some(Context::new(kernel::random_seed()?)),
+        false => None,
+    };
+    let harvester =
+        Harvester::new(Arc::clone(&table), Arc::new(aggregates), ring, settings.timeouts, context);
     let parts = Parts { kernel, counters, table, harvester, pipeline };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -84,6 +90,7 @@ struct Parts {
 
 async fn watch(parts: Parts, settings: Settings, stats_interval: Duration) -> Result<ExitCode> {
     let Parts { mut kernel, counters, table, harvester, pipeline } = parts;
+    let context = pipeline.needs_context();
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
 
@@ -98,12 +105,13 @@ async fn watch(parts: Parts, settings: Settings, stats_interval: Duration) -> Re
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     log::info!(
         "memory: {:.0} MiB for {} flows and {:.0} MiB for aggregates, shared with the kernel; at most {:.0} MiB for \
-         what is known of them and for those on their way to the log. Ctrl-C or SIGTERM writes out what lives and stops",
+         what is known of them and for those on their way to the log, and {:.0} MiB for what surrounds them. Ctrl-C or SIGTERM writes out what lives and stops",
         mebibytes(settings.size.bytes()),
         settings.size.slots(),
         mebibytes(TableSize::AGGREGATES.bytes()),
         mebibytes((BATCHES * BATCH * size_of::<FlowRecord>()) as u64)
             + mebibytes(u64::from(settings.size.slots()) * size_of::<Known>() as u64),
+        mebibytes(if context { Context::bytes() as u64 } else { 0 }),
     );
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -253,6 +261,7 @@ fn complete(
         pipeline,
         events_lost: read.iter().map(|(_, c)| c.events_lost).sum(),
         torn_reads: request.harvested.torn,
+        context_pushed_out: request.harvested.pushed_out,
         last: request.last,
     })
 }

@@ -14,7 +14,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use flowmeter_common::flow::Entry;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -55,7 +54,11 @@ pub fn run(args: &Pcap) -> Result<ExitCode> {
     let out = sink::open(&args.output)?;
     let sink = sink::make(args.writing.format, out, set, extent, args.writing.features)?;
     let mut pipeline = Pipeline::new(set, judge, sink);
-    let settings = Settings { timeouts: args.timing.timeouts(), look: args.parsing.look() };
+    let settings = Settings {
+        timeouts: args.timing.timeouts(),
+        look: args.parsing.look(),
+        context: pipeline.needs_context(),
+    };
     let stop = stop_on_signal()?;
     let jobs = args.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
 
@@ -137,8 +140,8 @@ fn read(
 ) {
     let mut batch: Vec<FlowRecord> = Vec::with_capacity(BATCH);
     let send = |message| sender.send(message).map_err(|_| anyhow!("writing has ended"));
-    let mut give = |entry: &Entry, why| {
-        batch.push(FlowRecord::of_capture(entry, why));
+    let mut give = |record| {
+        batch.push(record);
         if batch.len() < BATCH {
             return Ok(());
         }

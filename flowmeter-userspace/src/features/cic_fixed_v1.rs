@@ -18,6 +18,7 @@ pub const SET: FeatureSet = FeatureSet {
         identity::protocol("Protocol"),
         identity::first_seen("Timestamp"),
     ],
+    context: false,
     description: "CICFlowMeter's columns under its names, in its units, with its defects mended: every packet is counted \
                   once, flags in all packets, bulks by direction, subflows as gaps and one, fractions not cut, the last \
                   active period included, never NaN. A packet's length is its payload, as in CICFlowMeter. Deviations \

@@ -12,6 +12,7 @@ use super::{Feature, FeatureSet, identity, row};
 pub const SET: FeatureSet = FeatureSet {
     id: "flowmeter/v1",
     identity: &identity::OWN,
+    context: false,
     description: "FlowMeter's own statistics of a flow. Sizes are IP lengths, payload is what follows the transport \
                   header; deviations are of the population; forward is from the initiator.",
     parts: &[&FLOW, &FORWARD, &BACKWARD, &TCP, &HEAD_PACKETS],
@@ -80,12 +81,12 @@ macro_rules! direction {
     };
 }
 
-static FORWARD: [Feature; DIRECTION_ROWS] = direction!("forward_", "forward", forward);
-static BACKWARD: [Feature; DIRECTION_ROWS] = direction!("backward_", "backward", backward);
+pub(super) static FORWARD: [Feature; DIRECTION_ROWS] = direction!("forward_", "forward", forward);
+pub(super) static BACKWARD: [Feature; DIRECTION_ROWS] = direction!("backward_", "backward", backward);
 const DIRECTION_ROWS: usize = 39;
 
 /// Both directions together.
-static FLOW: [Feature; 36] = [
+pub(super) static FLOW: [Feature; 36] = [
     row!("duration", "s", "Time between the first and the last packet", "0 with one packet", |flow| flow
         .duration),
     row!("is_tcp", "0/1", "TCP", "never", |flow| flow.is(&[protocol::TCP])),
@@ -179,7 +180,7 @@ static FLOW: [Feature; 36] = [
 ];
 
 /// How the connection began and ended.
-static TCP: [Feature; 9] = [
+pub(super) static TCP: [Feature; 9] = [
     row!("tcp_syn_seen", "0/1", "A SYN without ACK opened it, as far as was seen", "0 but for TCP", |flow| {
         f64::from(flow.forward.raw.has(tcp_seen::SYN))
     }),
@@ -222,7 +223,7 @@ static TCP: [Feature; 9] = [
 ];
 
 /// The first packets, one by one.
-static HEAD_PACKETS: [Feature; 15] = [
+pub(super) static HEAD_PACKETS: [Feature; 15] = [
     row!(
         int "packet_1_size",
         "B",

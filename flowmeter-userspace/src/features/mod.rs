@@ -5,6 +5,7 @@
 
 mod cic_fixed_v1;
 mod flowmeter_v1;
+mod flowmeter_v2;
 pub mod identity;
 mod nfstream_v1;
 mod seed_39_v1;
@@ -88,13 +89,15 @@ pub struct FeatureSet {
     pub description: &'static str,
     /// Columns that say which flow it is; never inputs of a model.
     pub identity: &'static [Identity],
+    /// Some features are of what surrounds a flow, see [`crate::context`].
+    pub context: bool,
     /// The features, in order, in parts.
     parts: &'static [&'static [Feature]],
 }
 
 /// All sets.
-pub const SETS: [&FeatureSet; 4] =
-    [&flowmeter_v1::SET, &cic_fixed_v1::SET, &nfstream_v1::SET, &seed_39_v1::SET];
+pub const SETS: [&FeatureSet; 5] =
+    [&flowmeter_v2::SET, &flowmeter_v1::SET, &cic_fixed_v1::SET, &nfstream_v1::SET, &seed_39_v1::SET];
 
 /// The set that the shipped model takes.
 pub const DEFAULT_SET: &FeatureSet = SETS[0];

@@ -18,6 +18,7 @@ pub const SET: FeatureSet = FeatureSet {
         identity::nfstream_vlan("vlan_id"),
         identity::nfstream_tunnel("tunnel_id"),
     ],
+    context: false,
     description: "NFStream's columns under its names, in its units, as with `statistical_analysis=True` and \
                   `accounting_mode=1`: sizes are IP lengths, deviations are of the sample. Times are milliseconds as in \
                   NFStream, but with their fraction, where NFStream's clock knows whole ones only. Hardware addresses \

@@ -9,6 +9,7 @@ use super::{Feature, FeatureSet, identity, row};
 pub const SET: FeatureSet = FeatureSet {
     id: "seed-39/v1",
     identity: &identity::OWN,
+    context: false,
     description: "The 39 features of Deepfence FlowMeter under its names, in its units: sizes are frame lengths (IP length and \
                   14 bytes of Ethernet, padding not counted), times are nanoseconds, means and deviations of times in \
                   whole microseconds. Its defects are mended: the first packet counts everywhere, deviations take in \

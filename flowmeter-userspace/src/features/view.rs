@@ -4,6 +4,7 @@ use flowmeter_common::flow::{Direction, FIRST_CHECKPOINT, Gaps, HEAD, Periods, t
 use flowmeter_common::key::kind;
 use flowmeter_common::packet::protocol;
 
+use crate::context::Surroundings;
 use crate::record::FlowRecord;
 
 /// Nanoseconds in a second.
@@ -183,6 +184,8 @@ fn gaps(count: u64, sum: u64, parts: &[&Gaps]) -> Moments {
 pub struct FlowView<'a> {
     /// The record it was made of.
     pub record: &'a FlowRecord,
+    /// What surrounds it.
+    pub context: &'a Surroundings,
     /// From the initiator.
     pub forward: Side<'a>,
     /// To the initiator.
@@ -223,6 +226,7 @@ impl<'a> FlowView<'a> {
         let last_run = record.entry.state.last().saturating_sub(run_start) / 1000;
         Self {
             record,
+            context: record.context.as_deref().unwrap_or(&Surroundings::NONE),
             duration: record.duration() as f64 / NS,
             size: both(
                 [f.bytes, b.bytes],

@@ -318,7 +318,11 @@ fn find_multiplier(interfaces: &[Interface]) -> Result<u32> {
     bail!("{} interfaces are too many to watch in one agent here; start two", interfaces.len())
 }
 
-fn random_seed() -> Result<u64> {
+/// A number that nobody can guess.
+///
+/// # Errors
+/// The kernel gives none.
+pub fn random_seed() -> Result<u64> {
     let mut seed = [0_u8; 8];
     // SAFETY: eight writable bytes.
     let got = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };

@@ -10,7 +10,7 @@ mod ring;
 mod table;
 
 pub use counters::Counters;
-pub use load::{Attachment, Kernel, Loaded, Settings};
+pub use load::{Attachment, Kernel, Loaded, Settings, random_seed};
 pub use preflight::{Check, checks, require};
 pub use ring::Ring;
 pub use table::{SharedTable, TableSize};

@@ -61,9 +61,31 @@ impl Entries {
     }
 }
 
-/// Takes a flow that has ended, and why. It fills a kilobyte, so that it is lent.
-pub trait Give: FnMut(&Entry, EndReason) -> Result<()> {}
-impl<T: FnMut(&Entry, EndReason) -> Result<()>> Give for T {}
+/// Takes flows that have ended, and is told of those that open. An entry fills a kilobyte, so that it is lent.
+///
+/// A closure that takes an entry and why it ended is one that does not look at what surrounds a flow.
+pub trait Give {
+    /// A flow's first packet came at `now`.
+    #[inline]
+    fn opened(&mut self, _entry: &Entry, _now: u64) {}
+
+    /// A flow has ended and is given soon, after others that end at once have been announced.
+    #[inline]
+    fn ending(&mut self, _entry: &Entry, _now: u64) {}
+
+    /// Takes a flow that has ended, and why.
+    ///
+    /// # Errors
+    /// It cannot go any further.
+    fn give(&mut self, entry: &Entry, why: EndReason, now: u64) -> Result<()>;
+}
+
+impl<T: FnMut(&Entry, EndReason) -> Result<()>> Give for T {
+    #[inline]
+    fn give(&mut self, entry: &Entry, why: EndReason, _now: u64) -> Result<()> {
+        self(entry, why)
+    }
+}
 
 /// What was counted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -180,11 +202,14 @@ impl Flows {
         let index = std::mem::replace(&mut self.index, Index::new());
         let living: Vec<u32> = index.slots().collect();
         drop(index);
+        for &slot in &living {
+            self.announce(slot, self.now, give);
+        }
         for slot in self.by_age(living) {
             // SAFETY: a reference points to a readable flow.
             let ages = unsafe { Ages::read(&self.entries.get(slot).state) };
             let by_clock = ages.and_then(|ages| ages.expired(self.now, &self.timeouts));
-            self.close(slot, by_clock.unwrap_or(EndReason::EndOfCapture), give)?;
+            self.close(slot, by_clock.unwrap_or(EndReason::EndOfCapture), self.now, give)?;
         }
         Ok(self.totals)
     }
@@ -192,6 +217,7 @@ impl Flows {
     #[inline]
     fn count(&mut self, packet: &Packet, hash: u64, give: &mut impl Give) -> Result<()> {
         let found = self.index.find(hash, |slot| self.entries.get(slot).key.same(&packet.key));
+        let mut opened = found.is_none();
         let slot = match found {
             None => self.open(packet, hash, Opening::of(packet)),
             Some(slot) => {
@@ -203,13 +229,18 @@ impl Flows {
                             true => Opening::continuing(entry),
                             false => Opening::of(packet),
                         };
-                        self.close(slot, ending.reason, give)?;
+                        self.announce(slot, self.now, give);
+                        self.close(slot, ending.reason, self.now, give)?;
+                        opened = true;
                         self.open(packet, hash, opening)
                     }
                 }
             }
         };
         let updated = self.entries.get_mut(slot).state.update(packet, self.now);
+        if opened {
+            give.opened(self.entries.get(slot), self.now);
+        }
         if updated.closed {
             self.timers.arm(slot, self.now + self.timeouts.linger);
         }
@@ -234,8 +265,8 @@ impl Flows {
         slot
     }
 
-    /// Takes a flow out; its record is given out unless that has been done.
-    fn close(&mut self, slot: u32, why: EndReason, give: &mut impl Give) -> Result<()> {
+    /// Takes a flow out that has ended at `at`; its record is given out unless that has been done.
+    fn close(&mut self, slot: u32, why: EndReason, at: u64, give: &mut impl Give) -> Result<()> {
         let entry = self.entries.get(slot);
         self.index.remove(hash(&entry.key), slot);
         self.timers.disarm(slot);
@@ -244,21 +275,42 @@ impl Flows {
             return Ok(());
         }
         self.totals.flows += 1;
-        give(entry, why)
+        give.give(entry, why, at)
     }
 
-    /// Looks at the flows whose time has come.
+    /// Says that a flow is about to be given out, unless that has been done.
+    fn announce(&self, slot: u32, at: u64, give: &mut impl Give) {
+        let entry = self.entries.get(slot);
+        if entry.reported == 0 {
+            give.ending(entry, at);
+        }
+    }
+
+    /// Looks at the flows whose time has come, tick by tick: after a long silence as during it, if somebody had looked.
     fn expire(&mut self, give: &mut impl Give) -> Result<()> {
-        let (now, timeouts) = (self.now, self.timeouts);
-        let due = self.timers.due(now);
+        while let Some((at, due)) = self.timers.due(self.now) {
+            self.expire_tick(at, due, give)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at flows at the time `at`.
+    fn expire_tick(&mut self, at: u64, due: Vec<u32>, give: &mut impl Give) -> Result<()> {
+        let timeouts = self.timeouts;
+        // SAFETY: a reference points to a readable flow.
+        let ages = |flows: &Self, slot| unsafe { Ages::read(&flows.entries.get(slot).state) };
+        for &slot in &due {
+            if ages(self, slot).is_some_and(|ages| ages.fate(at, &timeouts) != Fate::Living) {
+                self.announce(slot, at, give);
+            }
+        }
         for slot in self.by_age(due) {
-            // SAFETY: a reference points to a readable flow.
-            let Some(ages) = (unsafe { Ages::read(&self.entries.get(slot).state) }) else {
+            let Some(ages) = ages(self, slot) else {
                 continue;
             };
-            match ages.fate(now, &timeouts) {
+            match ages.fate(at, &timeouts) {
                 Fate::Ended(why) => {
-                    self.close(slot, why, give)?;
+                    self.close(slot, why, at, give)?;
                     continue;
                 }
                 Fate::Cut => {
@@ -266,12 +318,12 @@ impl Flows {
                     if entry.reported == 0 {
                         entry.reported = 1;
                         self.totals.flows += 1;
-                        give(entry, EndReason::Active)?;
+                        give.give(entry, EndReason::Active, at)?;
                     }
                 }
                 Fate::Living => {}
             }
-            self.timers.arm(slot, ages.next_change(now, &timeouts));
+            self.timers.arm(slot, ages.next_change(at, &timeouts));
         }
         Ok(())
     }

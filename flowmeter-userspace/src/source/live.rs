@@ -17,6 +17,7 @@ use flowmeter_common::key::kind;
 use flowmeter_common::lifecycle::{Ages, EndReason, Fate, is_slight};
 use flowmeter_common::table::{Memory as _, free, retire, state};
 
+use crate::context::Context;
 use crate::kernel::{Ring, SharedTable, clock};
 use crate::record::{FlowRecord, Stage};
 
@@ -42,7 +43,7 @@ pub const BATCH: usize = 4096;
 /// sweep a hundred times what reading its tag does. What closes meanwhile is told by an event; if that was lost, this late.
 const TRUST: u64 = 2 * SECOND;
 
-/// That the flow with this tag lives on until then. One for each slot.
+/// That the flow with this tag has been noticed, and lives on until then. One for each slot.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Known {
     tag: u64,
@@ -113,6 +114,8 @@ pub struct Harvested {
     pub torn: u64,
     /// Flows in the table at the last sweep.
     pub living: u64,
+    /// Groups of the context that had to give way.
+    pub pushed_out: u64,
 }
 
 /// Takes flows out of the table.
@@ -129,6 +132,8 @@ pub struct Harvester {
     folding: bool,
     /// By slot of the flow table.
     known: Vec<Known>,
+    /// What surrounds flows, if that is asked for.
+    context: Option<Context>,
     harvested: Harvested,
 }
 
@@ -139,6 +144,7 @@ impl Harvester {
         aggregates: Arc<SharedTable>,
         ring: Ring,
         timeouts: Timeouts,
+        context: Option<Context>,
     ) -> Self {
         let known = vec![Known::default(); flows.size().slots() as usize];
         Self {
@@ -151,13 +157,15 @@ impl Harvester {
             pressure: Pressure::None,
             folding: false,
             known,
+            context,
             harvested: Harvested::default(),
         }
     }
 
     /// What has been seen so far.
     pub fn harvested(&self) -> Harvested {
-        self.harvested
+        let pushed_out = self.context.as_ref().map_or(0, Context::pushed_out);
+        Harvested { pushed_out, ..self.harvested }
     }
 
     /// Waits until something may have to be done: for as long as [`look`](Self::look) said, or until the ring fills.
@@ -194,7 +202,7 @@ impl Harvester {
             }
         }
         if !checkpoints.is_empty() {
-            let living = self.copy_living(&checkpoints);
+            let living = self.copy_living(now, &checkpoints);
             give(living)?;
         }
         if now >= self.next_sweep {
@@ -217,15 +225,15 @@ impl Harvester {
         self.flows.grace_period()?;
         let (now, timeouts) = (clock::monotonic(), self.timeouts);
         let flows = Arc::clone(&self.flows);
-        self.harvested.living = self.sweep_with(&flows, give, |slot, _| {
+        self.harvested.living = self.sweep_with(&flows, now, give, |_, slot, _| {
             let by_clock = ages(&flows, slot).and_then(|ages| ages.expired(now, &timeouts));
             Fate::Ended(by_clock.unwrap_or(EndReason::Shutdown))
         })?;
         let aggregates = Arc::clone(&self.aggregates);
-        self.sweep_with(&aggregates, give, |_, _| Fate::Ended(EndReason::Folded)).map(drop)
+        self.sweep_with(&aggregates, now, give, |_, _, _| Fate::Ended(EndReason::Folded)).map(drop)
     }
 
-    fn copy_living(&mut self, checkpoints: &HashMap<u32, u64>) -> Vec<FlowRecord> {
+    fn copy_living(&mut self, now: u64, checkpoints: &HashMap<u32, u64>) -> Vec<FlowRecord> {
         let clock_offset = clock::offset_to_epoch();
         let mut records = Vec::with_capacity(checkpoints.len());
         for (&slot, &tag) in checkpoints {
@@ -238,9 +246,12 @@ impl Harvester {
             // If the tag is still the same, what was copied is that flow.
             if self.flows.tag(slot) == tag {
                 self.harvested.torn += u64::from(!whole);
-                records.push(FlowRecord { entry, stage: Stage::Checkpoint { slot, tag }, clock_offset });
+                notice(&mut self.context, &mut self.known[slot as usize], tag, now, &entry);
+                let stage = Stage::Checkpoint { slot, tag };
+                records.push(FlowRecord { entry, stage, clock_offset, context: None });
             }
         }
+        self.surround(now, &mut records);
         records
     }
 
@@ -263,7 +274,7 @@ impl Harvester {
                 leaving.push((slot, Some(why)));
             }
         }
-        self.take_out(&flows, leaving, give)
+        self.take_out(&flows, now, leaving, give)
     }
 
     fn sweep(&mut self, now: u64, give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>) -> Result<()> {
@@ -279,15 +290,20 @@ impl Harvester {
         let timeouts =
             Timeouts { linger: if pressure == Pressure::Much { 0 } else { usual.linger }, ..usual };
         let slight = Timeouts { idle: pressure.slight_idle(usual.idle), ..timeouts };
-        let mut known = std::mem::take(&mut self.known);
-        let swept = self.sweep_with(&flows, give, |slot, tag| {
-            let known = &mut known[slot as usize];
+        self.harvested.living = self.sweep_with(&flows, now, give, |this, slot, tag| {
+            let known = &mut this.known[slot as usize];
             if pressure == Pressure::None && known.tag == tag && now < known.until {
                 return Fate::Living;
             }
             let (Some(entry), Some(ages)) = (flows.entry(slot), ages(&flows, slot)) else {
                 return Fate::Living;
             };
+            if known.tag != tag
+                && this.context.is_some()
+                && let Some((entry, _)) = flows.copy_living(slot)
+            {
+                notice(&mut this.context, known, tag, now, &entry);
+            }
             match ages.fate(now, &timeouts) {
                 Fate::Cut if ages.fate(now - CUT_MARGIN, &timeouts) != Fate::Cut => Fate::Living,
                 Fate::Living
@@ -304,11 +320,9 @@ impl Harvester {
                 }
                 fate => fate,
             }
-        });
-        self.known = known;
-        self.harvested.living = swept?;
+        })?;
         let aggregates = Arc::clone(&self.aggregates);
-        self.sweep_with(&aggregates, give, |slot, _| {
+        self.sweep_with(&aggregates, now, give, |_, slot, _| {
             match ages(&aggregates, slot).and_then(|ages| ages.expired(now, &aggregate::TIMEOUTS)) {
                 Some(_) => Fate::Ended(EndReason::Folded),
                 None => Fate::Living,
@@ -322,8 +336,9 @@ impl Harvester {
     fn sweep_with(
         &mut self,
         table: &SharedTable,
+        now: u64,
         give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>,
-        mut fate: impl FnMut(u32, u64) -> Fate,
+        mut fate: impl FnMut(&mut Self, u32, u64) -> Fate,
     ) -> Result<u64> {
         let mut leaving = Vec::new();
         let mut cut = Vec::new();
@@ -332,31 +347,33 @@ impl Harvester {
             let tag = table.tag(slot);
             match tag & state::MASK {
                 state::RETIRED => leaving.push((slot, None)),
-                state::LIVE => match fate(slot, tag) {
+                state::LIVE => match fate(self, slot, tag) {
                     Fate::Ended(why) if retire(table, slot, tag) => leaving.push((slot, Some(why))),
                     // Somebody else retired it; the next sweep finds it.
                     Fate::Ended(_) => {}
-                    Fate::Cut => cut.extend(self.report_cut(slot, tag)),
+                    Fate::Cut => cut.extend(self.report_cut(now, slot, tag)),
                     Fate::Living => living += 1,
                 },
                 _ => {}
             }
             if leaving.len() == BATCH {
-                self.take_out(table, std::mem::take(&mut leaving), give)?;
+                self.take_out(table, now, std::mem::take(&mut leaving), give)?;
             }
             if cut.len() == BATCH {
+                self.surround(now, &mut cut);
                 give(std::mem::take(&mut cut))?;
             }
         }
         if !cut.is_empty() {
+            self.surround(now, &mut cut);
             give(cut)?;
         }
-        self.take_out(table, leaving, give)?;
+        self.take_out(table, now, leaving, give)?;
         Ok(living)
     }
 
     /// The record of a flow that the active timeout has cut, once; its slot stays, see [`Fate::Cut`].
-    fn report_cut(&mut self, slot: u32, tag: u64) -> Option<FlowRecord> {
+    fn report_cut(&mut self, now: u64, slot: u32, tag: u64) -> Option<FlowRecord> {
         let (entry, whole) = self.flows.copy_living(slot)?;
         // A packet may have ended it just now; then it leaves like any other.
         if entry.reported != 0 || self.flows.tag(slot) != tag {
@@ -364,6 +381,10 @@ impl Harvester {
         }
         self.flows.mark_reported(slot);
         self.harvested.torn += u64::from(!whole);
+        notice(&mut self.context, &mut self.known[slot as usize], tag, now, &entry);
+        if let Some(context) = &mut self.context {
+            context.ended(&entry, now);
+        }
         Some(self.harvest(entry, EndReason::Active, clock::offset_to_epoch()))
     }
 
@@ -377,13 +398,14 @@ impl Harvester {
             self.harvested.bytes += entry.state.bytes();
             self.harvested.evicted += u64::from(why == EndReason::Pressure);
         }
-        FlowRecord { entry, stage: Stage::End(why), clock_offset }
+        FlowRecord { entry, stage: Stage::End(why), clock_offset, context: None }
     }
 
     /// Copies retired flows once nobody can write them any more, and frees their slots.
     fn take_out(
         &mut self,
         table: &SharedTable,
+        now: u64,
         leaving: Vec<(u32, Option<EndReason>)>,
         give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>,
     ) -> Result<()> {
@@ -395,19 +417,50 @@ impl Harvester {
         let mut records = Vec::with_capacity(leaving.len());
         for (slot, why) in leaving {
             // The same flow can be named twice, by an event and by the sweep; the first freed it.
-            if table.tag(slot) & state::MASK != state::RETIRED {
+            let tag = table.tag(slot);
+            if tag & state::MASK != state::RETIRED {
                 continue;
             }
             let Some(entry) = table.copy_retired(slot) else {
                 continue;
             };
             free(table, slot);
+            let aggregate = entry.key.kind == kind::AGGREGATE;
+            // Whatever comes into the slot next is another flow, even if it has the same tag.
+            let mut known = Known::default();
+            if !aggregate {
+                std::mem::swap(&mut known, &mut self.known[slot as usize]);
+            }
             if entry.reported == 0 {
+                notice(&mut self.context, &mut known, tag & !state::MASK | state::LIVE, now, &entry);
+                if let Some(context) = &mut self.context {
+                    context.ended(&entry, now);
+                }
                 let why = why.unwrap_or_else(|| ended_by_kernel(&entry));
                 records.push(self.harvest(entry, why, clock_offset));
             }
         }
+        self.surround(now, &mut records);
         give(records)
+    }
+
+    /// Adds to records what surrounds them, once all that ended with them have been told.
+    fn surround(&mut self, now: u64, records: &mut [FlowRecord]) {
+        if let Some(context) = &mut self.context {
+            for record in records {
+                record.context = Some(Box::new(context.around(&record.entry, now)));
+            }
+        }
+    }
+}
+
+/// Tells the context of a flow that it has not been told of.
+fn notice(context: &mut Option<Context>, known: &mut Known, tag: u64, now: u64, entry: &Entry) {
+    if known.tag != tag
+        && let Some(context) = context
+    {
+        context.opened(entry, now);
+        *known = Known { tag, until: 0 };
     }
 }
 

@@ -6,11 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use flowmeter_common::config::Timeouts;
+use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;
+use flowmeter_common::lifecycle::EndReason;
 use flowmeter_common::parse::{Look, parse_link};
 
 use super::capture::CaptureReader;
 use super::flows::{Flows, Give, Parsed, TOGETHER, Totals};
+use crate::context::Context;
+use crate::record::FlowRecord;
 
 /// Frames between two reports of progress.
 const PROGRESS_PERIOD: u64 = 65_536;
@@ -22,6 +26,43 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// How deep packets are looked into.
     pub look: Look,
+    /// What surrounds a flow is asked for.
+    pub context: bool,
+}
+
+/// Seed of the context's hashes: a capture has no adversary who could learn it, and a result that can be repeated.
+const SEED: u64 = 0x1319_8a2e_0370_7344;
+
+/// Makes records of a capture's entries, with what surrounds them if that is asked for.
+pub struct Recorder<G> {
+    context: Option<Context>,
+    give: G,
+}
+
+impl<G: FnMut(FlowRecord) -> Result<()>> Recorder<G> {
+    /// Records go to `give`.
+    pub fn new(context: bool, give: G) -> Self {
+        Self { context: context.then(|| Context::new(SEED)), give }
+    }
+}
+
+impl<G: FnMut(FlowRecord) -> Result<()>> Give for Recorder<G> {
+    fn opened(&mut self, entry: &Entry, now: u64) {
+        if let Some(context) = &mut self.context {
+            context.opened(entry, now);
+        }
+    }
+
+    fn ending(&mut self, entry: &Entry, now: u64) {
+        if let Some(context) = &mut self.context {
+            context.ended(entry, now);
+        }
+    }
+
+    fn give(&mut self, entry: &Entry, why: EndReason, now: u64) -> Result<()> {
+        let context = self.context.as_mut().map(|context| Box::new(context.around(entry, now)));
+        (self.give)(FlowRecord { context, ..FlowRecord::of_capture(entry, why) })
+    }
 }
 
 /// Result of reading a capture.
@@ -49,11 +90,12 @@ pub fn read(
     path: &Path,
     settings: &Settings,
     stop: &Arc<AtomicBool>,
-    mut give: impl Give,
+    give: impl FnMut(FlowRecord) -> Result<()>,
     mut progress: impl FnMut(u64),
 ) -> Result<Summary> {
     let mut summary = Summary::default();
     let mut flows = Flows::new(settings.timeouts);
+    let mut give = Recorder::new(settings.context, give);
     let mut reader = match CaptureReader::open_until(path, Arc::clone(stop)) {
         Ok(reader) => reader,
         Err(problem) => {

@@ -83,8 +83,9 @@ impl Timers {
         now / TICK > self.tick
     }
 
-    /// Takes out the slots whose ticks are over at `now` (ns), which never goes back.
-    pub fn due(&mut self, now: u64) -> Vec<u32> {
+    /// Takes out the slots of the earliest tick that has any and is over at `now` (ns), which never goes back; with the
+    /// end of that tick, ns. To be asked again until there are none.
+    pub fn due(&mut self, now: u64) -> Option<(u64, Vec<u32>)> {
         let present = now / TICK;
         if !self.started {
             // Captures begin decades after tick 0.
@@ -101,9 +102,12 @@ impl Timers {
                 slots.push(slot);
             }
             self.tick += 1;
+            if !slots.is_empty() {
+                return Some((self.tick * TICK, slots));
+            }
         }
         self.tick = present;
-        slots
+        None
     }
 }
 
@@ -116,17 +120,25 @@ mod tests {
 
     fn started() -> Timers {
         let mut timers = Timers::new();
-        assert!(timers.due(START).is_empty());
+        assert!(timers.due(START).is_none());
         timers
+    }
+
+    /// All slots that are due, in order.
+    fn due(timers: &mut Timers, now: u64) -> Vec<u32> {
+        let mut slots: Vec<u32> =
+            std::iter::from_fn(|| timers.due(now)).flat_map(|(_, slots)| slots).collect();
+        slots.sort_unstable();
+        slots
     }
 
     #[test]
     fn a_slot_comes_out_once_within_a_tick_after_its_time() {
         let mut timers = started();
         timers.arm(7, START + SECOND);
-        assert!(timers.due(START + SECOND).is_empty(), "the tick of its time is not over");
-        assert_eq!(timers.due(START + SECOND + TICK), [7]);
-        assert!(timers.due(START + 9 * SECOND).is_empty());
+        assert!(due(&mut timers, START + SECOND).is_empty(), "the tick of its time is not over");
+        assert_eq!(timers.due(START + SECOND + TICK), Some((START + SECOND + TICK, vec![7])));
+        assert!(due(&mut timers, START + 9 * SECOND).is_empty());
     }
 
     #[test]
@@ -138,10 +150,8 @@ mod tests {
         timers.arm(1, START + 60 * SECOND);
         timers.disarm(2);
         timers.disarm(99);
-        let mut first = timers.due(START + 2 * SECOND);
-        first.sort_unstable();
-        assert_eq!(first, [0, 3]);
-        assert_eq!(timers.due(START + 61 * SECOND), [1]);
+        assert_eq!(due(&mut timers, START + 2 * SECOND), [0, 3]);
+        assert_eq!(due(&mut timers, START + 61 * SECOND), [1]);
     }
 
     #[test]
@@ -150,8 +160,6 @@ mod tests {
         timers.arm(0, START + SECOND);
         timers.arm(1, START + 3600 * SECOND);
         timers.arm(2, START + 100_000 * SECOND);
-        let mut all = timers.due(START + 1_000_000 * SECOND);
-        all.sort_unstable();
-        assert_eq!(all, [0, 1, 2]);
+        assert_eq!(due(&mut timers, START + 1_000_000 * SECOND), [0, 1, 2]);
     }
 }

@@ -91,6 +91,50 @@ def sweep_port(scene):
               "--max-rate", str(scene.pick(20, 150)), "--host-timeout", "2s", scene.address(), f"{network}.1-120")
 
 
+@activity("malicious", "scan", "Many hosts tried by ordinary sockets, as bots do: the system repeats what nobody answers",
+          expression="host {client}", at_client=True)
+def sweep_sockets(scene):
+    for name in ("web", "ssh"):
+        scene.need(name)
+    scene.start()
+    common = [23, 23, 23, 2323, 80, 8080, 22, 5555, 37215, 7547, 445, 3389]
+    ports = scene.rng.choice([common[:3], [scene.rng.choice(common)], common, common])
+    odd = scene.rng.choice([0.0, 0.0, 0.1, 0.5])
+    gap = 1 / scene.pick(4, 60)
+
+    def knock():
+        tried = []
+        while not scene.over and len(tried) < 700:
+            s = socket.socket(socket.AF_INET6 if scene.version == 6 else socket.AF_INET)
+            s.setblocking(False)
+            port = scene.rng.randrange(1, 65536) if scene.rng.random() < odd else scene.rng.choice(ports)
+            # Most addresses have no host, as in any network.
+            address = scene.address() if scene.rng.random() < 0.02 else scene.lab.empty_address(scene.rng, scene.version)
+            s.connect_ex((address, port))
+            tried.append(s)
+            scene.wait(gap * scene.rng.expovariate(1.0))
+        scene.wait(scene.left)
+        for s in tried:
+            s.close()
+    scene.on_client(knock)
+
+
+@activity("malicious", "scan", "Datagrams to hosts of a long list, one each, as bots look for others of their kind",
+          expression="host {client}", at_client=True)
+def seek_peers(scene):
+    scene.start()
+    gap, size, fixed = 1 / scene.pick(4, 60), scene.pick(20, 300), scene.rng.choice([None, None, 6881, 16464])
+
+    def seek():
+        with socket.socket(socket.AF_INET6 if scene.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as s:
+            for _ in range(700):
+                port = fixed or scene.rng.randrange(1024, 65536)
+                s.sendto(os.urandom(size), (scene.lab.empty_address(scene.rng, scene.version), port))
+                if not scene.wait(gap * scene.rng.expovariate(1.0)):
+                    return
+    scene.on_client(seek)
+
+
 # --- Guessing -------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 
+from . import services
 from .activity import activity
 
 CURL = ["curl", "-s", "-k", "-o", "/dev/null", "--max-time", "20"]
@@ -124,6 +125,71 @@ def service_down(scene):
         scene.pause(1.0)
 
 
+@activity("benign", "misconfigured", "Some hosts that have gone, tried again and again: the system repeats each attempt",
+          expression="host {client}", at_client=True)
+def host_gone(scene):
+    scene.start()
+    gone = [(scene.lab.empty_address(scene.rng, scene.version), scene.rng.choice([80, 443, 445, 631, 8080, 1883, 22]))
+            for _ in range(scene.rng.randrange(1, 4))]
+    pause, ping = scene.rng.uniform(0.5, 4.0), scene.rng.random() < 0.3
+
+    def knock():
+        tried = []
+        while not scene.over:
+            if ping:
+                scene.run("ping", "-n", "-c", "1", "-W", "1", gone[0][0])
+            for where in gone:
+                s = socket.socket(socket.AF_INET6 if scene.version == 6 else socket.AF_INET)
+                s.setblocking(False)
+                s.connect_ex(where)
+                tried.append(s)
+            scene.pause(pause)
+        for s in tried:
+            s.close()
+    scene.on_client(knock)
+
+
+@activity("benign", "api", "Services that call each other: a short connection each, many a second at times")
+def service_calls(scene):
+    scene.need("web")
+    scene.start()
+    busy = scene.pick(2, 25)
+
+    def worker():
+        while not scene.over:
+            path = scene.rng.choice(["tiny.bin", "small.bin", "page.bin", "index.html"])
+            body = b"x" * scene.pick(1, 900) if scene.rng.random() < 0.4 else b""
+            request = (f"{'POST' if body else 'GET'} /{path} HTTP/1.1\r\nHost: api\r\nUser-Agent: client/2.1\r\n"
+                       f"Accept: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n")
+            try:
+                with socket.create_connection((scene.address(), 80), 3) as s:
+                    s.settimeout(3)
+                    s.sendall(request.encode() + body)
+                    while s.recv(65536):
+                        pass
+            except OSError:
+                pass
+            scene.wait(scene.rng.expovariate(busy / 3))
+    for thread in [scene.client.inside(worker) for _ in range(3)]:
+        thread.join(scene.left + 4)
+
+
+@activity("benign", "web", "A reader of many pages: a connection for each object, several at once, to all of the lab's hosts",
+          expression="host {client}", at_client=True)
+def crawl(scene):
+    for host in (scene.server, *scene.others):
+        services.need(host, "web")
+    scene.start()
+    while not scene.over:
+        words = ["curl", "-s", "-k", "--parallel", "--parallel-max", "8", "--no-keepalive", "-H", "Connection: close"]
+        for _ in range(scene.pick(5, 40)):
+            host = scene.rng.choice([scene.server, *scene.others])
+            scheme, size = scene.rng.choice(["http", "https", "https"]), scene.rng.choice(["tiny", "small", "page", "image"])
+            words += ["-o", "/dev/null", f"{scheme}://{host.literal(scene.version)}/{size}.bin"]
+        scene.run(*words)
+        scene.pause(0.8)
+
+
 @activity("benign", "dns", "Look-ups of addresses, mail servers and texts with dig")
 def dns_lookups(scene):
     scene.need("names")
@@ -157,6 +223,31 @@ def dns_resolver(scene):
                 except OSError:
                     pass
                 scene.pause(0.15, 1.0)
+    scene.on_client(ask)
+
+
+@activity("benign", "dns", "A resolver's clients: a socket for each question, up to dozens a second, some names unknown")
+def dns_sockets(scene):
+    scene.need("names")
+    scene.start()
+    gap = 1 / scene.pick(2, 50)
+
+    def ask():
+        family = socket.AF_INET6 if scene.version == 6 else socket.AF_INET
+        while not scene.over:
+            for _ in range(scene.rng.choice([1, 2, 2, 4])):
+                with socket.socket(family, socket.SOCK_DGRAM) as s:
+                    s.settimeout(0.3)
+                    s.connect((scene.address(), 53))
+                    labels = [text for text in ("".join(scene.rng.choices("abcdefghij-", k=scene.pick(2, 24)))
+                                                for _ in range(scene.rng.randrange(1, 4)))]
+                    name = b"".join(bytes([len(p)]) + p.encode() for p in (*labels, "lab", "example")) + b"\0"
+                    s.send(os.urandom(2) + b"\1\0\0\1\0\0\0\0\0\0" + name + scene.rng.choice([b"\0\1", b"\0\x1c"]) + b"\0\1")
+                    try:
+                        s.recv(4096)
+                    except OSError:
+                        pass
+            scene.wait(scene.rng.expovariate(1 / gap))
     scene.on_client(ask)
 
 

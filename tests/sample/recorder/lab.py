@@ -170,6 +170,15 @@ class Lab:
                 self.taken.add(four)
                 return four, f"2001:db8:{rng.randrange(1, 0x7FFF):x}::{rng.randrange(1, 0xFFFF):x}"
 
+    def empty_address(self, rng, version):
+        """An address that no host of the lab has, as text; what is sent there is lost."""
+        if version == 6:
+            return f"2001:db8:{rng.randrange(0x8000, 0xFFFF):x}::{rng.randrange(1, 0xFFFF):x}"
+        while True:
+            address = str(rng.choice(self.networks)[rng.randrange(1, 255)])
+            if address not in self.taken:
+                return address
+
     def __enter__(self):
         try:
             sh("ip", "netns", "add", self.wire)

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, RingBuf};
 use flowmeter::source::flows::{Flows, Parsed, TOGETHER};
 use flowmeter_common::config::Timeouts;
+use flowmeter_common::flow::Entry;
 use flowmeter_common::packet::Packet;
 
 /// What the programs send; as they have it.
@@ -55,11 +56,11 @@ impl Reader {
             }
             taken += 1;
             if self.batch.len() == TOGETHER {
-                self.flows.packets(&self.batch, &mut |_, _| Ok(()))?;
+                self.flows.packets(&self.batch, &mut |_: &Entry, _| Ok(()))?;
                 self.batch.clear();
             }
         }
-        self.flows.packets(&self.batch, &mut |_, _| Ok(()))?;
+        self.flows.packets(&self.batch, &mut |_: &Entry, _| Ok(()))?;
         self.batch.clear();
         Ok(taken)
     }
