@@ -206,6 +206,15 @@ impl Laboratory {
         Ok(self.cursor.set(0, values, 0)?)
     }
 
+    /// Sets the clock of the packets, ns, where the programs do not read the real one.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_time(&mut self, time: u64) -> Result<()> {
+        let cursors = self.cursor.get(&0, 0)?;
+        self.place(|cpu| Cursor { time, ..cursors[cpu] })
+    }
+
     /// Runs a program `times` times on a frame of at least [`SHORTEST`] bytes, on the CPU that this thread is on, and
     /// returns the mean time of a run, in whole nanoseconds.
     ///

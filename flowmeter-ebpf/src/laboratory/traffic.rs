@@ -26,10 +26,12 @@ pub struct Cursor {
     position: u32,
     /// Exclusive-or of each element: turns the directions round, or chooses other flows.
     change: u32,
-    /// A clock that advances by a microsecond a packet, ns.
+    /// A clock that advances by [`STEP`] a packet, ns.
     time: u64,
 }
 
+/// Less than a packet takes, so that the packets' clock is never ahead of the real one, ns.
+const STEP: u64 = 16;
 const SERVER_SENDS: u32 = 1 << 31;
 /// Where the IP header begins.
 const IP: usize = 14;
@@ -54,7 +56,7 @@ pub fn next(ctx: &XdpContext) -> Option<u64> {
     let element = if mask == u32::MAX { cursor.position } else { *TRAFFIC.get(cursor.position & mask)? };
     let element = element ^ cursor.change;
     cursor.position = cursor.position.wrapping_add(1);
-    cursor.time = cursor.time.wrapping_add(1000);
+    cursor.time = cursor.time.wrapping_add(STEP);
 
     let flow = element & 0x00ff_ffff;
     let (client, server) = ((0x0a00_0000 | flow).to_be(), 0xc000_0201_u32.to_be());
