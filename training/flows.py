@@ -12,11 +12,13 @@ import tempfile
 
 import pandas
 
+# The set whose features the built-in model takes.
+FEATURE_SET = "flowmeter/v2"
 # What the truth adds.
 TRUTH = ["label", "source", "category"]
 
 
-def features(binary, feature_set="flowmeter/v1"):
+def features(binary, feature_set=FEATURE_SET):
     """The names of a set's features, in order; what else is in a table says which flow it is."""
     command = [str(binary), "features", "--set", feature_set, "--format", "json"]
     columns = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
@@ -27,7 +29,8 @@ def table_of(binary, captures):
     """A data frame with a row for each flow of `captures` (paths); column `observed` is the path."""
     with tempfile.TemporaryDirectory() as folder:
         table = pathlib.Path(folder) / "flows.parquet"
-        command = [binary, "--quiet", "pcap", "--no-model", "--format", "parquet", "--output", table, *captures]
+        command = [binary, "--quiet", "pcap", "--no-model", "--set", FEATURE_SET, "--format", "parquet"]
+        command += ["--output", table, *captures]
         subprocess.run([str(word) for word in command], check=True)
         return pandas.read_parquet(table)
 

@@ -2,21 +2,37 @@
 
 import numpy
 
-# Of a group's n flows, n to this power counts: between 0 (groups alike) and 1 (flows alike).
-GROUP_POWER = 0.0
+# Of a capture's n flows in a group, n to this power counts: between 0 (captures alike) and 1 (flows alike).
+CAPTURE_POWER = 0.5
+# What a group of our own recordings counts, against one of captures from elsewhere: there are many groups of them, and
+# all come from one laboratory.
+RECORDED = 0.1
+# Most flows of a capture in a group that are learned from: those of a flood are alike.
+MOST = 100
+
+
+def thinned(table, seed):
+    """At most MOST flows of each capture and group, drawn at random."""
+    draw = numpy.random.default_rng(seed).random(len(table))
+    rank = table.assign(draw=draw).groupby(["observed", "source", "category", "label"])["draw"].rank()
+    return table[rank <= MOST].reset_index(drop=True)
 
 
 def training_weight(table):
-    """A weight for each flow: groups count by GROUP_POWER, both classes alike."""
-    size = table.groupby(["source", "category", "label"])["label"].transform("size")
-    weight = size.astype(float) ** (GROUP_POWER - 1.0)
+    """A weight for each flow: (source, category, label) groups alike, in them captures by CAPTURE_POWER; both classes alike."""
+    group = [table.source, table.category, table.label]
+    size = table.groupby([*group, table.observed])["label"].transform("size").astype(float)
+    weight = size ** (CAPTURE_POWER - 1.0)
+    weight = weight / weight.groupby(group).transform("sum")
+    weight = weight * numpy.where(table.source.str.startswith("recorded"), RECORDED, 1.0)
     return weight / weight.groupby(table.label).transform("sum") * len(table) / 2
 
 
 def macro_weight(table):
-    """A weight for each flow so that sums are means over (source, category) groups."""
-    groups = table.groupby(["source", "category"])
-    return 1.0 / groups["label"].transform("size") / groups.ngroups
+    """A weight for each flow so that sums are means over (source, category) groups, our own recordings as RECORDED says."""
+    groups = table.groupby(["source", "category", "label"])
+    weight = numpy.where(table.source.str.startswith("recorded"), RECORDED, 1.0) / groups["label"].transform("size")
+    return weight / weight.groupby(table.label).transform("sum")
 
 
 def weighted_quantile(values, weight, share):

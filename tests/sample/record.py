@@ -136,17 +136,22 @@ def main():
     parser.add_argument("--jobs", type=int, default=3, help="labs at a time, with --scale")
     parser.add_argument("--hosts", type=int, default=6, help="hosts of a lab")
     parser.add_argument("--only", nargs="+", metavar="ACTIVITY", help="these activities only")
+    parser.add_argument("--missing", action="store_true", help="prints the Debian packages that are missing")
     parser.add_argument("--list", action="store_true", help="prints the table of activities")
     arguments = parser.parse_args()
     if arguments.list:
         for row in TABLE.values():
             print(f"{row.name:24} {row.label:9} {row.category:14} {row.description}")
         return
-    if os.geteuid():
-        sys.exit("record.py makes network namespaces and needs root: run it with sudo")
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     os.environ["PATH"] = path
-    if missing := sorted({package for program, package in PROGRAMS.items() if not shutil.which(program)}):
+    missing = sorted({package for program, package in PROGRAMS.items() if not shutil.which(program)})
+    if arguments.missing:
+        print("\n".join(missing))
+        return
+    if os.geteuid():
+        sys.exit("record.py makes network namespaces and needs root: run it with sudo")
+    if missing:
         sys.exit(f"missing programs; run: apt-get install --no-install-recommends {' '.join(missing)}")
     arguments.output.mkdir(parents=True, exist_ok=True)
     plan = rounds(arguments)

@@ -169,6 +169,52 @@ fn inside_of_tunnels() -> Result<()> {
     same(&tunnels.frames, Pace::Times(1.0), &["--tunnels"])
 }
 
+/// What surrounds a flow, of those features that depend neither on where a minute ends, nor on the key of the sketches, which
+/// is a secret live.
+fn surroundings(row: &Value) -> Result<BTreeMap<String, String>> {
+    let features = row["features"].as_object().context("--features writes every feature")?;
+    let counted = |name: &str| name.ends_with("_10m") && !name.contains("_peers_") && !name.contains("_ports_");
+    let all = features.iter().filter(|(name, _)| counted(name) || name.ends_with("_share"));
+    Ok(all.map(|(name, value)| (name.clone(), value.to_string())).collect())
+}
+
+/// A scan of forty hosts, and a flow beside it: what surrounds each of them is the same live as in a capture.
+#[test]
+fn what_surrounds_a_flow() -> Result<()> {
+    if !require_root("what surrounds a live flow equals that of a capture") {
+        return Ok(());
+    }
+    let probe = |i: u64| {
+        let to = format!("198.51.100.{}", i + 1);
+        Packet::ipv4("192.0.2.9", &to).with(Transport::tcp(5000 + i as u16, 23).flags(tcp::SYN)).build()
+    };
+    let other = Packet::ipv4("192.0.2.1", "203.0.113.7").with(Transport::udp(4000, 53).payload([1; 30])).build();
+    let frames: Vec<Frame> = (0..40)
+        .map(probe)
+        .chain([other])
+        .zip(1_u64..)
+        .map(|(bytes, number)| Frame::new(1_700_000_000_000_000_000 + number * 20_000_000, bytes))
+        .collect();
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("scan.pcap");
+    write_capture(&file, &frames)?;
+    let (outcome, _) = live(&frames, Pace::Times(1.0), &["--features"])?;
+    let captured = pcap_rows(&[&file], &["--features"])?;
+    let by_flow = |rows: Vec<&Value>| -> Result<BTreeMap<_, _>> {
+        let flows = rows.into_iter().filter(|row| row["event"] == "flow");
+        flows.map(|row| Ok((Counted::of(row)?.conversation(), surroundings(row)?))).collect()
+    };
+    let (expected, found) = (by_flow(captured.iter().collect())?, by_flow(outcome.flows().collect())?);
+    ensure!(expected.len() == 41, "{} flows", expected.len());
+    for (flow, expected) in &expected {
+        let found = found.get(flow).with_context(|| format!("not seen live: {flow:?}"))?;
+        ensure!(found == expected, "{flow:?}\nlive    {found:?}\ncapture {expected:?}");
+    }
+    let most = expected.values().filter(|found| found["source_flows_10m"] == "40.0").count();
+    ensure!(most == 40, "each probe sees the forty: {most}");
+    Ok(())
+}
+
 /// The file of a capture may be given more than once or compressed: the reader is the product's own, and tested there.
 #[test]
 fn the_sample_is_readable_without_root() -> Result<()> {

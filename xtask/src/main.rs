@@ -11,6 +11,7 @@ mod fuzz;
 #[path = "../../flowmeter-userspace/src/model/onnxruntime_pin.rs"]
 mod onnxruntime_pin;
 mod setup;
+mod train;
 mod workspace;
 
 use std::ffi::OsString;
@@ -55,6 +56,8 @@ enum Command {
     },
     /// Throw made-up frames, captures and packet sequences at the parser, the readers and the flow table.
     Fuzz(fuzz::Options),
+    /// Build, then fit the built-in model on recordings and, if there is one, a labelled corpus.
+    Train(train::Options),
     /// Format, lints and all tests, those with the kernel included (these need root).
     Test,
     /// Format and lints only, for the user and the BPF crates.
@@ -93,6 +96,10 @@ fn run(command: Command) -> Result<ExitCode> {
             return command::hand_over(&workspace::release("flowmeter-bench"), &args);
         }
         Command::Fuzz(options) => fuzz::run(&options)?,
+        Command::Train(options) => {
+            build::all()?;
+            train::fit(&options)?;
+        }
         Command::Test => check::test()?,
         Command::Lint => check::lint()?,
     }
