@@ -1,25 +1,30 @@
 //! `flowmeter live`: interfaces to flows and verdicts, until told to stop.
 
+use std::cell::Cell;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc as blocking};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
+use flowmeter_common::flow::FIRST_CHECKPOINT;
 use flowmeter_common::table::Memory as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{feature_set, judge};
+use super::{Judges, feature_set, judge};
 use crate::cli::{Live, Writing};
 use crate::context::Context;
+use crate::delay::Delays;
 use crate::kernel::{self, Counters, Kernel, Loaded, Settings, SharedTable, TableSize, clock};
 use crate::pipeline::{Feedback, Pipeline};
-use crate::record::FlowRecord;
+use crate::record::{FlowRecord, Stage};
 use crate::sink::{self, table::Extent};
 use crate::source::live::{BATCH, Harvested, Harvester, Known};
-use crate::stats::{Account, FlowCounts, PipelineCounts, Stats};
+use crate::stats::{Account, DriftStats, FlowCounts, PipelineCounts, ScoringStats, Stats};
+use crate::verdict::Judge;
 
 /// Batches between harvest and pipeline; when they are all taken, flows wait in the table.
 const QUEUE: usize = 4;
@@ -30,8 +35,17 @@ const LOG_PERIOD: Duration = Duration::from_millis(200);
 
 /// What the harvest sends to the pipeline.
 enum Message {
-    Flows(Vec<FlowRecord>),
+    Flows(Taken),
     Stats(Box<StatsRequest>),
+}
+
+/// Flows with the times, in the kernel programs' clock, that delays count from.
+struct Taken {
+    flows: Vec<FlowRecord>,
+    /// When they were taken out of the table, or copied there.
+    at: u64,
+    /// When the harvest had last looked for events: those that brought living flows here came later.
+    looked_before: u64,
 }
 
 /// A `stats` line to be completed by the pipeline.
@@ -59,7 +73,8 @@ pub fn run(args: &Live) -> Result<ExitCode> {
     let set = feature_set(&args.writing.set)?;
     // Everything that can be refused is refused before anything is attached.
     let Loaded { kernel, table, aggregates, ring, counters } = Kernel::load(&settings)?;
-    let judge = judge(&args.scoring)?;
+    let judges = Judges::of(&args.scoring)?;
+    let judge = judge(judges.as_ref())?;
     let extent = Extent { scored: judge.is_some(), several: args.interface.len() > 1 };
     let Writing { format, features, .. } = args.writing;
     let sink = sink::make(format, sink::open(&args.log)?, set, extent, features)?;
@@ -71,7 +86,7 @@ pub fn run(args: &Live) -> Result<ExitCode> {
     };
     let harvester =
         Harvester::new(Arc::clone(&table), Arc::new(aggregates), ring, settings.timeouts, context);
-    let parts = Parts { kernel, counters, table, harvester, pipeline };
+    let parts = Parts { kernel, counters, table, harvester, pipeline, judges };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -86,13 +101,15 @@ struct Parts {
     table: Arc<SharedTable>,
     harvester: Harvester,
     pipeline: Pipeline,
+    judges: Option<Judges>,
 }
 
 async fn watch(parts: Parts, settings: Settings, stats_interval: Duration) -> Result<ExitCode> {
-    let Parts { mut kernel, counters, table, harvester, pipeline } = parts;
+    let Parts { mut kernel, counters, table, harvester, pipeline, judges } = parts;
     let context = pipeline.needs_context();
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
 
     for attachment in kernel.attach(&settings)? {
         log::info!(
@@ -118,13 +135,16 @@ async fn watch(parts: Parts, settings: Settings, stats_interval: Duration) -> Re
     let counters = Arc::new(counters);
     let (sender, receiver) = mpsc::channel(QUEUE);
     let mut harvest = spawn_harvest(harvester, sender, Arc::clone(&stop), stats_interval);
-    let mut write = spawn_pipeline(pipeline, receiver, Arc::clone(&table), Arc::clone(&counters));
+    let (reloads, loaded) = blocking::sync_channel(1);
+    let reload = Reload { judges: judges.map(|judges| Arc::new(Mutex::new(judges))), loaded: reloads };
+    let mut write = spawn_pipeline(pipeline, receiver, loaded, Arc::clone(&table), Arc::clone(&counters));
 
     let mut log_ticks = tokio::time::interval(LOG_PERIOD);
     let outcome = loop {
         tokio::select! {
             _ = interrupt.recv() => break Ok(()),
             _ = terminate.recv() => break Ok(()),
+            _ = hangup.recv() => reload.start(),
             ended = &mut harvest => break Err(why_ended(ended, "taking flows out of the table")),
             ended = &mut write => break Err(why_ended(ended, "writing flows")),
             _ = log_ticks.tick() => kernel.flush_log(),
@@ -156,16 +176,21 @@ fn spawn_harvest(
     stats_interval: Duration,
 ) -> JoinHandle<Result<Harvested>> {
     tokio::task::spawn_blocking(move || {
+        let looked_before = Rc::new(Cell::new(clock::monotonic()));
         let mut give = {
             let sender = sender.clone();
+            let looked_before = Rc::clone(&looked_before);
             move |flows: Vec<FlowRecord>| {
+                let taken = Taken { flows, at: clock::monotonic(), looked_before: looked_before.get() };
                 // A full queue makes the harvest wait, and flows stay in the table.
-                sender.blocking_send(Message::Flows(flows)).map_err(|_| anyhow!("the pipeline has stopped"))
+                sender.blocking_send(Message::Flows(taken)).map_err(|_| anyhow!("the pipeline has stopped"))
             }
         };
         let mut next_stats = clock::monotonic() + stats_interval.as_nanos() as u64;
         while !stop.load(Ordering::Acquire) {
+            let begin = clock::monotonic();
             let sleep = harvester.look(&mut give)?;
+            looked_before.set(begin);
             if clock::monotonic() >= next_stats {
                 next_stats += stats_interval.as_nanos() as u64;
                 send_stats(&sender, harvester.harvested(), false, None)?;
@@ -193,23 +218,81 @@ fn send_stats(
         .map_err(|_| anyhow!("the pipeline has stopped"))
 }
 
+/// Loads the model anew when told to.
+struct Reload {
+    judges: Option<Arc<Mutex<Judges>>>,
+    /// To the pipeline.
+    loaded: blocking::SyncSender<Judge>,
+}
+
+impl Reload {
+    /// Loads on a thread of its own: meanwhile flows are scored by the model that there is.
+    fn start(&self) {
+        let Some(judges) = self.judges.clone() else {
+            return log::warn!("SIGHUP: there is no model to load, because of --no-model");
+        };
+        let loaded = self.loaded.clone();
+        tokio::task::spawn_blocking(move || {
+            // One after the other, so that the last one to load sees the file as it was left.
+            let judges = judges.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(file) = judges.file() else {
+                return log::warn!(
+                    "SIGHUP: the built-in model is always the same; --model FILE names one that may change"
+                );
+            };
+            match judges.load() {
+                // Without a pipeline there is nothing left to score.
+                Ok(judge) => drop(loaded.send(judge)),
+                Err(error) => log::error!(
+                    "SIGHUP: {} is not taken, and the model that there is goes on: {error:#}",
+                    file.display()
+                ),
+            }
+        });
+    }
+}
+
 /// Finishes, scores and writes flows, on a thread of its own, until there are no more.
 fn spawn_pipeline(
     mut pipeline: Pipeline,
     mut receiver: mpsc::Receiver<Message>,
+    loaded: blocking::Receiver<Judge>,
     table: Arc<SharedTable>,
     counters: Arc<Counters>,
 ) -> JoinHandle<Result<()>> {
     tokio::task::spawn_blocking(move || {
+        let (mut at_checkpoints, mut at_ends) = (Delays::default(), Delays::default());
         while let Some(message) = receiver.blocking_recv() {
+            if let Some(judge) = loaded.try_iter().last() {
+                pipeline.replace_judge(judge);
+            }
             match message {
-                Message::Flows(flows) => {
-                    let feedback =
-                        pipeline.process(&flows, |record| counters.interface(record.entry.key.interface))?;
+                Message::Flows(taken) => {
+                    let feedback = pipeline
+                        .process(&taken.flows, |record| counters.interface(record.entry.key.interface))?;
                     apply(&table, &feedback);
+                    // Somebody may be reading along.
+                    pipeline.flush()?;
+                    let now = clock::monotonic();
+                    for record in &taken.flows {
+                        match record.stage {
+                            Stage::Checkpoint { .. } => {
+                                at_checkpoints.add(now.saturating_sub(reached(record, &taken)))
+                            }
+                            Stage::End(_) => at_ends.add(now.saturating_sub(taken.at)),
+                        }
+                    }
                 }
                 Message::Stats(request) => {
-                    let stats = complete(&counters, &table, &request, pipeline.counts())?;
+                    let scoring = pipeline.scored().map(|(rows, time)| ScoringStats {
+                        rows,
+                        seconds: time.as_secs_f64(),
+                        rows_per_second: rows as f64 / time.as_secs_f64().max(1e-9),
+                        checkpoint_delay_ms: at_checkpoints.take(),
+                        end_delay_ms: at_ends.take(),
+                    });
+                    let stats =
+                        complete(&counters, &table, &request, pipeline.counts(), scoring, pipeline.drift())?;
                     if !stats.identity {
                         log::error!("the account is not balanced: {:?}", stats.interfaces);
                     }
@@ -220,13 +303,16 @@ fn spawn_pipeline(
                     }
                 }
             }
-            if receiver.is_empty() {
-                // Somebody may be reading along.
-                pipeline.flush()?;
-            }
         }
         pipeline.finish()
     })
+}
+
+/// When a living flow reached its checkpoint, or before: of the packets since only the last one's time is known.
+fn reached(record: &FlowRecord, taken: &Taken) -> u64 {
+    let (packets, last) = (record.entry.state.packets(), record.entry.state.last());
+    let is_last = packets.is_power_of_two() && packets >= FIRST_CHECKPOINT;
+    if is_last { last } else { last.min(taken.looked_before) }
 }
 
 /// Writes verdicts into the slots of flows that still live there.
@@ -243,6 +329,8 @@ fn complete(
     table: &SharedTable,
     request: &StatsRequest,
     pipeline: PipelineCounts,
+    scoring: Option<ScoringStats>,
+    drift: Option<DriftStats>,
 ) -> Result<Stats> {
     let read = counters.read()?;
     let interfaces: Vec<Account> = read.iter().map(|(name, counters)| Account::new(name, counters)).collect();
@@ -259,6 +347,8 @@ fn complete(
             slots: table.size().slots().into(),
         },
         pipeline,
+        scoring,
+        drift,
         events_lost: read.iter().map(|(_, c)| c.events_lost).sum(),
         torn_reads: request.harvested.torn,
         context_pushed_out: request.harvested.pushed_out,
