@@ -1,5 +1,7 @@
 //! From finished features to a verdict, with what moved it.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 use serde::Serialize;
 
@@ -13,6 +15,9 @@ const REASONS: usize = 3;
 /// Most malicious flows of a batch for which reasons are computed: each takes two runs of the model per input, and a
 /// flood must not make the agent fall behind. The others are scored like any, and marked.
 const EXPLAINED_PER_BATCH: usize = 8;
+/// Live, where batches are as small as the traffic is slow, the bound is a share of the time, of which so much can be saved up.
+const EXPLAINING_SHARE: f64 = 0.2;
+const EXPLAINING_SAVED: Duration = Duration::from_millis(10);
 
 /// Most flows of a batch that are compared with those of training.
 const OBSERVED_PER_BATCH: usize = 256;
@@ -66,7 +71,7 @@ pub struct Judged {
     pub score: f64,
     /// What moved a malicious verdict.
     pub reasons: Vec<Explanation>,
-    /// True if it is malicious and its batch had more such flows than are explained.
+    /// True if it is malicious, and more such flows came at once than are explained.
     pub unexplained: bool,
 }
 
@@ -95,6 +100,53 @@ impl Batch {
     }
 }
 
+/// How much is explained.
+enum Limit {
+    /// So many flows of a batch: the same at every reading of a capture.
+    Count {
+        /// Of this batch.
+        explained: usize,
+    },
+    /// A share of the time.
+    Time {
+        /// Seconds that may be spent; less than 0 after one that took longer.
+        saved: f64,
+        /// When that was added to last.
+        at: Instant,
+    },
+}
+
+impl Limit {
+    /// A batch begins.
+    fn begin(&mut self) {
+        match self {
+            Self::Count { explained } => *explained = 0,
+            Self::Time { saved, at } => {
+                let now = Instant::now();
+                let earned = now.duration_since(*at).as_secs_f64() * EXPLAINING_SHARE;
+                *saved = (*saved + earned).min(EXPLAINING_SAVED.as_secs_f64());
+                *at = now;
+            }
+        }
+    }
+
+    /// Whether another flow is explained.
+    fn allows(&self) -> bool {
+        match self {
+            Self::Count { explained } => *explained < EXPLAINED_PER_BATCH,
+            Self::Time { saved, .. } => *saved > 0.0,
+        }
+    }
+
+    /// One has been, and took so long.
+    fn spend(&mut self, took: Duration) {
+        match self {
+            Self::Count { explained } => *explained += 1,
+            Self::Time { saved, .. } => *saved -= took.as_secs_f64(),
+        }
+    }
+}
+
 /// Scores batches with one model.
 pub struct Judge {
     model: Model,
@@ -102,6 +154,7 @@ pub struct Judge {
     /// The model's inputs, in its order.
     features: Vec<&'static Feature>,
     drift: Drift,
+    limit: Limit,
     inputs: Vec<f32>,
     scores: Vec<f32>,
 }
@@ -112,7 +165,13 @@ impl Judge {
         let all: Vec<_> = set.features().collect();
         let features = model.inputs().iter().map(|&column| all[column]).collect();
         let drift = Drift::new(model.distribution().map(Into::into));
-        Self { model, set, features, drift, inputs: Vec::new(), scores: Vec::new() }
+        let limit = Limit::Count { explained: 0 };
+        Self { model, set, features, drift, limit, inputs: Vec::new(), scores: Vec::new() }
+    }
+
+    /// Bounds the time that reasons take, instead of their number: for living traffic.
+    pub fn explaining_in_time(self) -> Self {
+        Self { limit: Limit::Time { saved: EXPLAINING_SAVED.as_secs_f64(), at: Instant::now() }, ..self }
     }
 
     /// Name of the model.
@@ -170,16 +229,16 @@ impl Judge {
         self.model.score(&self.inputs, &mut self.scores)?;
         self.observe(records);
         let width = self.features.len();
-        let mut explained = 0;
+        self.limit.begin();
         let mut judged = Vec::with_capacity(records.len());
         for (row, &score) in self.inputs.chunks_exact(width).zip(&self.scores) {
             let score = f64::from(score);
             let verdict = self.model.verdict(score, row);
             let malicious = verdict == Verdict::Malicious;
-            let unexplained = malicious && explained == EXPLAINED_PER_BATCH;
+            let unexplained = malicious && !self.limit.allows();
             let mut reasons = Vec::new();
             if malicious && !unexplained {
-                explained += 1;
+                let start = Instant::now();
                 for reason in self.model.reasons(row, REASONS)? {
                     let feature = self.features[reason.input];
                     reasons.push(Explanation {
@@ -190,6 +249,7 @@ impl Judge {
                         normal_range: reason.normal_range,
                     });
                 }
+                self.limit.spend(start.elapsed());
             }
             judged.push(Judged { verdict, score, reasons, unexplained });
         }
