@@ -25,12 +25,12 @@ def features(binary, feature_set=FEATURE_SET):
     return [column["name"] for column in columns if column["role"] == "feature"]
 
 
-def table_of(binary, captures):
-    """A data frame with a row for each flow of `captures` (paths); column `observed` is the path."""
+def table_of(binary, captures, feature_set=FEATURE_SET):
+    """A data frame with a row for each flow of `captures` (paths, two at least); column `observed` is the path."""
     with tempfile.TemporaryDirectory() as folder:
         table = pathlib.Path(folder) / "flows.parquet"
-        command = [binary, "--quiet", "pcap", "--no-model", "--set", FEATURE_SET, "--format", "parquet"]
-        command += ["--output", table, *captures]
+        command = [binary, "--quiet", "pcap", "--no-model", "--set", feature_set, "--format", "parquet", "--output", table,
+                   *captures]
         subprocess.run([str(word) for word in command], check=True)
         return pandas.read_parquet(table)
 
@@ -66,11 +66,11 @@ def corpus(binary, folder, unpacked, split):
         category=[rows[path]["category"] for path in flows.observed])
 
 
-def recordings(binary, folder):
+def recordings(binary, folder, feature_set=FEATURE_SET):
     """The labelled flows of captures that tests/sample/record.py made, by the manifest.csv beside them."""
     with open(folder / "manifest.csv", newline="", encoding="utf-8") as file:
         rows = {str(folder / row["file"]): row for row in csv.DictReader(file)}
-    flows = table_of(binary, sorted(rows))
+    flows = table_of(binary, sorted(rows), feature_set)
     return labelled(
         flows, [int(rows[path]["label"] == "malicious") for path in flows.observed],
         source="recorded", category=[rows[path]["activity"] for path in flows.observed])

@@ -62,7 +62,7 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Verdicts")]
 pub struct Scoring {
-    /// The ONNX model; by default the one built into this binary.
+    /// The ONNX model; by default the one built into this binary. SIGHUP makes `live` load it again.
     #[arg(long, value_name = "FILE")]
     pub model: Option<PathBuf>,
     /// Meter only, without verdicts.

@@ -5,12 +5,13 @@
 //! 1. [`source`]: flows out of the kernel's table ([`kernel`]) or out of a capture, as [`record`]s.
 //! 2. [`context`]: what surrounds a flow. [`features`]: one table of what is calculated from a flow.
 //! 3. [`model`] and [`verdict`]: a score, a verdict, and what moved it.
-//! 4. [`sink`] and [`stats`]: the log, tables, the accounting.
+//! 4. [`sink`], [`stats`] and [`delay`]: the log, tables, the accounting.
 //! 5. [`pipeline`]: the one place that knows all stages; [`command`] puts it together for each use.
 
 pub mod cli;
 pub mod command;
 pub mod context;
+pub mod delay;
 pub mod features;
 pub mod kernel;
 pub mod model;

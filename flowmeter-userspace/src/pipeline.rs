@@ -1,12 +1,15 @@
 //! The one place that knows all stages: records become features, features verdicts, verdicts lines and stores.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 
 use crate::features::FeatureSet;
 use crate::model::Verdict;
+use crate::model::drift::{LARGEST_OUTSIDE, LARGEST_SHIFT};
 use crate::record::{FlowRecord, Stage};
 use crate::sink::Sink;
-use crate::stats::{PipelineCounts, Stats};
+use crate::stats::{DriftStats, PipelineCounts, Shift, Stats};
 use crate::verdict::{Batch, Judge, Judged, Scored};
 
 /// A verdict to be written into a living flow's slot.
@@ -27,12 +30,77 @@ pub struct Pipeline {
     sink: Box<dyn Sink>,
     counts: PipelineCounts,
     scoring_failed: bool,
+    /// Rows scored, and the time that it took to finish their features, score and explain them.
+    scored: (u64, Duration),
+    /// What was said last of whether the model fits the traffic.
+    said_to_fit: Option<bool>,
 }
 
 impl Pipeline {
     /// Flows are given `set`'s features, judged by `judge` (by its own set's) if there is one, and written to `sink`.
     pub fn new(set: &'static FeatureSet, judge: Option<Judge>, sink: Box<dyn Sink>) -> Self {
-        Self { set, judge, sink, counts: PipelineCounts::default(), scoring_failed: false }
+        Self {
+            set,
+            judge,
+            sink,
+            counts: PipelineCounts::default(),
+            scoring_failed: false,
+            scored: (0, Duration::ZERO),
+            said_to_fit: None,
+        }
+    }
+
+    /// Scores by another judge from now on; what has been counted stays.
+    pub fn replace_judge(&mut self, judge: Judge) {
+        let threshold = judge.threshold();
+        let before = self.judge.as_ref().map_or("no model", Judge::name);
+        log::info!("scoring with {} from now on, threshold {threshold}, instead of {before}", judge.name());
+        self.judge = Some(judge);
+        self.scoring_failed = false;
+        self.said_to_fit = None;
+    }
+
+    /// Rows scored so far (flows at their ends and at checkpoints), and the time it took to finish their features, score and
+    /// explain them; None if nothing scores.
+    pub fn scored(&self) -> Option<(u64, Duration)> {
+        self.judge.as_ref().map(|_| self.scored)
+    }
+
+    /// How the last flows stand to those that the model was trained on; says so among the diagnostics when that has
+    /// changed. None if nothing scores.
+    pub fn drift(&mut self) -> Option<DriftStats> {
+        let judge = self.judge.as_ref()?;
+        let fit = judge.fit();
+        let worst: Vec<Shift> =
+            fit.worst.iter().map(|(input, psi)| Shift { feature: judge.input(*input), psi: *psi }).collect();
+        if fit.fits.is_some() && fit.fits != self.said_to_fit {
+            let moved: Vec<_> = worst.iter().map(|w| format!("{} {:.1}", w.feature, w.psi)).collect();
+            let figures = format!(
+                "{:.1} % of the last {} flows outside of its ranges (limit {:.0} %), median shift {:.2} (limit {LARGEST_SHIFT})",
+                fit.outside * 100.0,
+                fit.flows,
+                LARGEST_OUTSIDE * 100.0,
+                fit.shift.unwrap_or_default(),
+            );
+            match (fit.fits, self.said_to_fit) {
+                (Some(false), _) => log::warn!(
+                    "the traffic does not look like what {} was trained on, so its verdicts are worth less: {figures}; \
+                     most changed: {}",
+                    judge.name(),
+                    moved.join(", ")
+                ),
+                (_, Some(false)) => log::info!("{} fits the traffic again: {figures}", judge.name()),
+                _ => log::debug!("{} fits the traffic: {figures}", judge.name()),
+            }
+            self.said_to_fit = fit.fits;
+        }
+        Some(DriftStats {
+            flows: fit.flows,
+            outside: fit.outside,
+            shift: fit.shift,
+            worst,
+            model_fits: fit.fits,
+        })
     }
 
     /// True if what surrounds a flow is asked for: for the columns, or by the model.
@@ -54,8 +122,8 @@ impl Pipeline {
         records: &[FlowRecord],
         observed: impl Fn(&FlowRecord) -> Option<&'a str>,
     ) -> Result<Vec<Feedback>> {
-        let batch = Batch::of(records, self.set);
-        let judged = self.judge(records, &batch);
+        let batch = self.sink.takes_features().then(|| Batch::of(records, self.set));
+        let judged = self.judge(records, batch.as_ref());
         let (threshold, model) = match &self.judge {
             Some(judge) => (Some(judge.threshold()), Some(judge.name())),
             None => (None, None),
@@ -64,6 +132,7 @@ impl Pipeline {
         for (i, record) in records.iter().enumerate() {
             let found: Option<&Judged> = judged.get(i);
             let verdict = found.map(|j| j.verdict);
+            let unexplained = found.is_some_and(|j| j.unexplained);
             match record.stage {
                 Stage::End(_) if record.is_aggregate() => self.counts.aggregates += 1,
                 Stage::End(_) => count(&mut self.counts, verdict),
@@ -77,15 +146,17 @@ impl Pipeline {
                     feedback.push(Feedback { slot, tag, verdict: number });
                 }
             }
+            self.counts.unexplained += u64::from(unexplained);
             self.sink.flow(&Scored {
                 record,
                 observed: observed(record),
-                features: batch.row(i),
+                features: batch.as_ref().map_or(&[], |batch| batch.row(i)),
                 verdict,
                 score: found.map(|j| j.score),
                 threshold,
                 model,
                 reasons: found.map_or(&[], |j| &j.reasons),
+                unexplained,
             })?;
         }
         Ok(feedback)
@@ -116,15 +187,15 @@ impl Pipeline {
         self.sink.flush()
     }
 
-    fn judge(&mut self, records: &[FlowRecord], batch: &Batch) -> Vec<Judged> {
+    fn judge(&mut self, records: &[FlowRecord], batch: Option<&Batch>) -> Vec<Judged> {
         let Some(judge) = &mut self.judge else {
             return Vec::new();
         };
-        let outcome = if judge.feature_set().id == self.set.id {
-            judge.judge(batch)
-        } else {
-            judge.judge(&Batch::of(records, judge.feature_set()))
-        };
+        let start = Instant::now();
+        let same_set = judge.feature_set().id == self.set.id;
+        let outcome = judge.judge(records, batch.filter(|_| same_set));
+        self.scored.1 += start.elapsed();
+        self.scored.0 += outcome.as_ref().map_or(0, |judged| judged.len() as u64);
         match outcome {
             Ok(judged) => judged,
             Err(error) => {

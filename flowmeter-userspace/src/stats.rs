@@ -3,6 +3,8 @@
 use flowmeter_common::counter::{InterfaceCounters, Skip};
 use serde::Serialize;
 
+use crate::delay::Quantiles;
+
 /// A `stats` line.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stats {
@@ -18,6 +20,10 @@ pub struct Stats {
     pub flows: FlowCounts,
     /// What became of flows after the table.
     pub pipeline: PipelineCounts,
+    /// How fast flows are scored; None if nothing scores.
+    pub scoring: Option<ScoringStats>,
+    /// Whether the model fits the traffic; None if nothing scores.
+    pub drift: Option<DriftStats>,
     /// Events that the ring buffer had no room for; no flow is lost by it.
     pub events_lost: u64,
     /// Reads of living flows that kept being torn by updates.
@@ -69,6 +75,48 @@ pub struct PipelineCounts {
     pub checkpoints: u64,
     /// Verdicts of living flows that changed.
     pub verdicts_changed: u64,
+    /// Malicious verdicts without reasons, because many came at once.
+    pub unexplained: u64,
+}
+
+/// Scoring since the start, and delays since the last `stats` line.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ScoringStats {
+    /// Rows scored: flows at their ends and at checkpoints, aggregates.
+    pub rows: u64,
+    /// Time in which their features were finished, and they were scored and explained, in seconds.
+    pub seconds: f64,
+    /// The one by the other.
+    pub rows_per_second: f64,
+    /// From the packet of a checkpoint until the verdict was written, in milliseconds.
+    pub checkpoint_delay_ms: Quantiles,
+    /// From when a flow that had ended was taken out of the table until it was written, in milliseconds.
+    pub end_delay_ms: Quantiles,
+}
+
+/// How the last flows stand to those that the model was trained on, see [`crate::model::drift`].
+#[derive(Clone, Debug, Serialize)]
+pub struct DriftStats {
+    /// Flows that were compared: the last ones, up to 8,192.
+    pub flows: u64,
+    /// Share of them outside of the training ranges.
+    pub outside: f64,
+    /// Median over the model's inputs of the population stability index; None if the model does not say how they were
+    /// spread in training.
+    pub shift: Option<f64>,
+    /// The inputs that have moved most.
+    pub worst: Vec<Shift>,
+    /// Whether the model fits this traffic; None while there are too few flows to tell.
+    pub model_fits: Option<bool>,
+}
+
+/// How far an input has moved.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Shift {
+    /// The input's name.
+    pub feature: &'static str,
+    /// Population stability index.
+    pub psi: f64,
 }
 
 /// Those counts that are not zero, by name.

@@ -176,6 +176,30 @@ impl Agent {
         self.child.id()
     }
 
+    /// Sends any signal.
+    pub fn signal(&self, number: libc::c_int) -> Result<()> {
+        // SAFETY: no pointers; the child has not been waited for, so the number is still its own.
+        let result = unsafe { libc::kill(self.child.id() as libc::pid_t, number) };
+        ensure!(result == 0, "signalling flowmeter: {}", std::io::Error::last_os_error());
+        Ok(())
+    }
+
+    /// Waits until it says a line with these words on standard error, and returns the line.
+    pub fn wait_said(&mut self, words: &str, patience: Duration) -> Result<String> {
+        let limit = Instant::now() + patience;
+        loop {
+            match self.lines.recv_timeout(limit.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.keep(line.clone());
+                    if line.contains(words) {
+                        return Ok(line);
+                    }
+                }
+                Err(_) => bail!("flowmeter has not said {words:?}; it said:\n{}", self.said),
+            }
+        }
+    }
+
     /// Sends a signal, waits for the end, and reads the log.
     pub fn stop(self, signal: Signal) -> Result<Outcome> {
         let log = self.log.clone();
@@ -191,9 +215,7 @@ impl Agent {
             Signal::Terminate => libc::SIGTERM,
         };
         let begin = Instant::now();
-        // SAFETY: no pointers; the child has not been waited for, so the number is still its own.
-        let result = unsafe { libc::kill(self.child.id() as libc::pid_t, number) };
-        ensure!(result == 0, "signalling flowmeter: {}", std::io::Error::last_os_error());
+        self.signal(number)?;
         let status = loop {
             if let Some(status) = self.child.try_wait().context("waiting for flowmeter")? {
                 break status;

@@ -11,6 +11,7 @@
 //! 7. [`fixtures`]: small captures, each of one hard case; [`corpora`]: large collections of found ones.
 //! 8. [`packets`]: sequences of parsed packets, made of any bytes.
 //! 9. [`laboratory`]: the kernel programs without an interface; [`programs`]: puts recorded packets through them.
+//! 10. [`onnx`]: changes and makes model files.
 //!
 //! Nothing here touches the machine's own interfaces: traffic stays in namespaces that the caller makes.
 
@@ -20,6 +21,7 @@ pub mod fixtures;
 pub mod frames;
 pub mod laboratory;
 pub mod netns;
+pub mod onnx;
 pub mod packets;
 pub mod programs;
 pub mod replay;
@@ -71,4 +73,24 @@ fn not_run(why: &str) {
 /// The folder of the recorded sample.
 pub fn sample_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("sample")
+}
+
+/// The captures of the recorded sample, by name.
+///
+/// # Errors
+/// The folder cannot be read, or has too few.
+pub fn samples() -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(sample_folder())? {
+        found.push(entry?.path());
+    }
+    found.retain(|path| path.to_string_lossy().ends_with(".pcap.zst"));
+    found.sort();
+    anyhow::ensure!(found.len() >= 20, "{} captures in the sample", found.len());
+    Ok(found)
+}
+
+/// A small model that a library wrote, see `training/examples`.
+pub fn example_model(kind: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models").join(kind).with_extension("onnx")
 }

@@ -19,23 +19,12 @@ use flowmeter::features::{FeatureSet, SETS};
 use flowmeter_tests::agent::{Agent, Signal, binary, pcap_rows, run};
 use flowmeter_tests::netns::{Chatter, Namespace, Offload};
 use flowmeter_tests::replay::{Oversized, Pace, Sender, read_capture};
-use flowmeter_tests::{require_root, sample_folder};
+use flowmeter_tests::{require_root, sample_folder, samples};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 /// A table's rows by column name, as text; numbers as they are written shortest.
 type Table = Vec<BTreeMap<String, String>>;
-
-fn samples() -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(sample_folder())? {
-        found.push(entry?.path());
-    }
-    found.retain(|path| path.to_string_lossy().ends_with(".pcap.zst"));
-    found.sort();
-    ensure!(found.len() >= 20, "{} captures in the sample", found.len());
-    Ok(found)
-}
 
 /// Runs `flowmeter pcap` over captures into a file.
 fn write(captures: &[PathBuf], output: &Path, words: &[&str]) -> Result<()> {

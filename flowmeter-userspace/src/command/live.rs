@@ -1,37 +1,70 @@
 //! `flowmeter live`: interfaces to flows and verdicts, until told to stop.
 
+use std::cell::Cell;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc as blocking};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use flowmeter_common::flow::FIRST_CHECKPOINT;
 use flowmeter_common::table::Memory as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{feature_set, judge};
+use super::{Judges, feature_set, judge};
 use crate::cli::{Live, Writing};
 use crate::context::Context;
+use crate::delay::Delays;
 use crate::kernel::{self, Counters, Kernel, Loaded, Settings, SharedTable, TableSize, clock};
 use crate::pipeline::{Feedback, Pipeline};
-use crate::record::FlowRecord;
+use crate::record::{FlowRecord, Stage};
 use crate::sink::{self, table::Extent};
 use crate::source::live::{BATCH, Harvested, Harvester, Known};
-use crate::stats::{Account, FlowCounts, PipelineCounts, Stats};
+use crate::stats::{Account, DriftStats, FlowCounts, PipelineCounts, ScoringStats, Stats};
+use crate::verdict::Judge;
 
-/// Batches between harvest and pipeline; when they are all taken, flows wait in the table.
-const QUEUE: usize = 4;
-/// Batches that exist at once: those, the one that is made, and the one that is scored.
-const BATCHES: usize = QUEUE + 2;
+/// Batches between harvest and pipeline, of living flows, which are in a hurry, and of ended ones; when they are all taken,
+/// flows wait in the table.
+const QUEUE: usize = 2;
+/// Batches that exist at once: those, the one that is made, and the two that are scored.
+const BATCHES: usize = 2 * QUEUE + 3;
+/// Ended flows that are scored and written before the pipeline looks for living ones: some milliseconds' work.
+const CHUNK: usize = 512;
 /// How often the kernel programs' own messages are looked for.
 const LOG_PERIOD: Duration = Duration::from_millis(200);
 
-/// What the harvest sends to the pipeline.
+/// What comes to the pipeline from the harvest.
+struct Received {
+    /// Flows at their checkpoints.
+    living: mpsc::Receiver<Taken>,
+    rest: mpsc::Receiver<Message>,
+}
+
+/// Flows that have ended, and what follows them.
 enum Message {
-    Flows(Vec<FlowRecord>),
+    Flows(Taken),
     Stats(Box<StatsRequest>),
+}
+
+/// Flows with the times, in the kernel programs' clock, that delays count from.
+struct Taken {
+    flows: Vec<FlowRecord>,
+    /// How many of them have been written.
+    written: usize,
+    /// When they were taken out of the table, or copied there.
+    at: u64,
+    /// When the harvest had last looked for events: those that brought living flows here came later.
+    looked_before: u64,
+}
+
+impl Taken {
+    /// True if the flows live: a look for events gives only such, and nothing else does.
+    fn is_living(&self) -> bool {
+        self.flows.first().is_some_and(|record| matches!(record.stage, Stage::Checkpoint { .. }))
+    }
 }
 
 /// A `stats` line to be completed by the pipeline.
@@ -59,7 +92,8 @@ pub fn run(args: &Live) -> Result<ExitCode> {
     let set = feature_set(&args.writing.set)?;
     // Everything that can be refused is refused before anything is attached.
     let Loaded { kernel, table, aggregates, ring, counters } = Kernel::load(&settings)?;
-    let judge = judge(&args.scoring)?;
+    let judges = Judges::of(&args.scoring)?;
+    let judge = judge(judges.as_ref())?.map(Judge::explaining_in_time);
     let extent = Extent { scored: judge.is_some(), several: args.interface.len() > 1 };
     let Writing { format, features, .. } = args.writing;
     let sink = sink::make(format, sink::open(&args.log)?, set, extent, features)?;
@@ -71,7 +105,7 @@ pub fn run(args: &Live) -> Result<ExitCode> {
     };
     let harvester =
         Harvester::new(Arc::clone(&table), Arc::new(aggregates), ring, settings.timeouts, context);
-    let parts = Parts { kernel, counters, table, harvester, pipeline };
+    let parts = Parts { kernel, counters, table, harvester, pipeline, judges };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -86,13 +120,15 @@ struct Parts {
     table: Arc<SharedTable>,
     harvester: Harvester,
     pipeline: Pipeline,
+    judges: Option<Judges>,
 }
 
 async fn watch(parts: Parts, settings: Settings, stats_interval: Duration) -> Result<ExitCode> {
-    let Parts { mut kernel, counters, table, harvester, pipeline } = parts;
+    let Parts { mut kernel, counters, table, harvester, pipeline, judges } = parts;
     let context = pipeline.needs_context();
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
 
     for attachment in kernel.attach(&settings)? {
         log::info!(
@@ -116,15 +152,20 @@ async fn watch(parts: Parts, settings: Settings, stats_interval: Duration) -> Re
 
     let stop = Arc::new(AtomicBool::new(false));
     let counters = Arc::new(counters);
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    let mut harvest = spawn_harvest(harvester, sender, Arc::clone(&stop), stats_interval);
-    let mut write = spawn_pipeline(pipeline, receiver, Arc::clone(&table), Arc::clone(&counters));
+    let ((living, from_living), (rest, from_rest)) = (mpsc::channel(QUEUE), mpsc::channel(QUEUE));
+    let received = Received { living: from_living, rest: from_rest };
+    let mut harvest = spawn_harvest(harvester, living, rest, Arc::clone(&stop), stats_interval);
+    let (reloads, loaded) = blocking::sync_channel(1);
+    let reload =
+        Reload { judges: judges.map(|judges| Arc::new(Mutex::new(judges))), context, loaded: reloads };
+    let mut write = spawn_pipeline(pipeline, received, loaded, Arc::clone(&table), Arc::clone(&counters));
 
     let mut log_ticks = tokio::time::interval(LOG_PERIOD);
     let outcome = loop {
         tokio::select! {
             _ = interrupt.recv() => break Ok(()),
             _ = terminate.recv() => break Ok(()),
+            _ = hangup.recv() => reload.start(),
             ended = &mut harvest => break Err(why_ended(ended, "taking flows out of the table")),
             ended = &mut write => break Err(why_ended(ended, "writing flows")),
             _ = log_ticks.tick() => kernel.flush_log(),
@@ -151,21 +192,33 @@ fn why_ended<T>(ended: Result<Result<T>, tokio::task::JoinError>, doing: &str) -
 /// Looks at the table again and again, on a thread of its own, until `stop`; then takes everything out.
 fn spawn_harvest(
     mut harvester: Harvester,
+    living: mpsc::Sender<Taken>,
     sender: mpsc::Sender<Message>,
     stop: Arc<AtomicBool>,
     stats_interval: Duration,
 ) -> JoinHandle<Result<Harvested>> {
     tokio::task::spawn_blocking(move || {
+        let looked_before = Rc::new(Cell::new(clock::monotonic()));
         let mut give = {
             let sender = sender.clone();
+            let looked_before = Rc::clone(&looked_before);
             move |flows: Vec<FlowRecord>| {
+                let taken =
+                    Taken { flows, written: 0, at: clock::monotonic(), looked_before: looked_before.get() };
                 // A full queue makes the harvest wait, and flows stay in the table.
-                sender.blocking_send(Message::Flows(flows)).map_err(|_| anyhow!("the pipeline has stopped"))
+                let sent = match taken.is_living() {
+                    true => living.blocking_send(taken).is_ok(),
+                    false => sender.blocking_send(Message::Flows(taken)).is_ok(),
+                };
+                ensure!(sent, "the pipeline has stopped");
+                Ok(())
             }
         };
         let mut next_stats = clock::monotonic() + stats_interval.as_nanos() as u64;
         while !stop.load(Ordering::Acquire) {
+            let begin = clock::monotonic();
             let sleep = harvester.look(&mut give)?;
+            looked_before.set(begin);
             if clock::monotonic() >= next_stats {
                 next_stats += stats_interval.as_nanos() as u64;
                 send_stats(&sender, harvester.harvested(), false, None)?;
@@ -193,40 +246,171 @@ fn send_stats(
         .map_err(|_| anyhow!("the pipeline has stopped"))
 }
 
+/// Loads the model anew when told to.
+struct Reload {
+    judges: Option<Arc<Mutex<Judges>>>,
+    /// Whether there is what surrounds a flow: it is kept from the start or not at all.
+    context: bool,
+    /// To the pipeline.
+    loaded: blocking::SyncSender<Judge>,
+}
+
+impl Reload {
+    /// Loads on a thread of its own: meanwhile flows are scored by the model that there is.
+    fn start(&self) {
+        let Some(judges) = self.judges.clone() else {
+            return log::warn!("SIGHUP: there is no model to load, because of --no-model");
+        };
+        let (loaded, has_context) = (self.loaded.clone(), self.context);
+        tokio::task::spawn_blocking(move || {
+            // One after the other, so that the last one to load sees the file as it was left.
+            let judges = judges.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(file) = judges.file() else {
+                return log::warn!(
+                    "SIGHUP: the built-in model is always the same; --model FILE names one that may change"
+                );
+            };
+            let usable = judges.load().and_then(|judge| {
+                let set = judge.feature_set();
+                ensure!(
+                    has_context || !set.context,
+                    "it takes {}, and so needs what surrounds a flow, which this agent has not kept from its start: stop it \
+                     and start it with this model",
+                    set.id
+                );
+                Ok(judge)
+            });
+            match usable {
+                // Without a pipeline there is nothing left to score.
+                Ok(judge) => drop(loaded.send(judge.explaining_in_time())),
+                Err(error) => log::error!(
+                    "SIGHUP: {} is not taken, and the model that there is goes on: {error:#}",
+                    file.display()
+                ),
+            }
+        });
+    }
+}
+
 /// Finishes, scores and writes flows, on a thread of its own, until there are no more.
 fn spawn_pipeline(
-    mut pipeline: Pipeline,
-    mut receiver: mpsc::Receiver<Message>,
+    pipeline: Pipeline,
+    received: Received,
+    loaded: blocking::Receiver<Judge>,
     table: Arc<SharedTable>,
     counters: Arc<Counters>,
 ) -> JoinHandle<Result<()>> {
     tokio::task::spawn_blocking(move || {
-        while let Some(message) = receiver.blocking_recv() {
-            match message {
-                Message::Flows(flows) => {
-                    let feedback =
-                        pipeline.process(&flows, |record| counters.interface(record.entry.key.interface))?;
-                    apply(&table, &feedback);
-                }
-                Message::Stats(request) => {
-                    let stats = complete(&counters, &table, &request, pipeline.counts())?;
-                    if !stats.identity {
-                        log::error!("the account is not balanced: {:?}", stats.interfaces);
+        let mut writer = Writer {
+            pipeline,
+            table,
+            counters,
+            at_checkpoints: Delays::default(),
+            at_ends: Delays::default(),
+        };
+        let Received { mut living, mut rest } = received;
+        let runtime = tokio::runtime::Handle::current();
+        // Ended flows of which some have been written.
+        let mut begun: Option<Taken> = None;
+        loop {
+            let next = match &begun {
+                Some(_) => living.try_recv().ok().map(Message::Flows),
+                None => runtime.block_on(async {
+                    tokio::select! {
+                        biased;
+                        Some(taken) = living.recv() => Some(Message::Flows(taken)),
+                        Some(message) = rest.recv() => Some(message),
+                        else => None,
                     }
-                    pipeline.stats(&stats)?;
-                    if let Some(done) = request.done {
-                        // Whoever asked may have gone; the line is written all the same.
-                        let _ = done.send(());
-                    }
-                }
+                }),
+            };
+            if let Some(judge) = loaded.try_iter().last() {
+                writer.pipeline.replace_judge(judge);
             }
-            if receiver.is_empty() {
-                // Somebody may be reading along.
-                pipeline.flush()?;
+            match (next, begun.take()) {
+                (Some(Message::Flows(taken)), before) if taken.is_living() => {
+                    writer.flows(&taken.flows, &taken)?;
+                    begun = before;
+                }
+                (Some(Message::Flows(taken)), _) | (None, Some(taken)) => begun = writer.chunk(taken)?,
+                (Some(Message::Stats(request)), _) => {
+                    // What was sent before it belongs into it.
+                    while let Ok(taken) = living.try_recv() {
+                        writer.flows(&taken.flows, &taken)?;
+                    }
+                    writer.stats(*request)?;
+                }
+                (None, None) => break,
             }
         }
-        pipeline.finish()
+        writer.pipeline.finish()
     })
+}
+
+/// What takes flows to the log and their verdicts to the table.
+struct Writer {
+    pipeline: Pipeline,
+    table: Arc<SharedTable>,
+    counters: Arc<Counters>,
+    at_checkpoints: Delays,
+    at_ends: Delays,
+}
+
+impl Writer {
+    /// Takes the next of a batch's flows; gives it back if there are more.
+    fn chunk(&mut self, mut taken: Taken) -> Result<Option<Taken>> {
+        let chunk = taken.written..taken.flows.len().min(taken.written + CHUNK);
+        taken.written = chunk.end;
+        self.flows(&taken.flows[chunk], &taken)?;
+        Ok((taken.written < taken.flows.len()).then_some(taken))
+    }
+
+    fn flows(&mut self, flows: &[FlowRecord], taken: &Taken) -> Result<()> {
+        let counters = &self.counters;
+        let feedback =
+            self.pipeline.process(flows, |record| counters.interface(record.entry.key.interface))?;
+        apply(&self.table, &feedback);
+        // Somebody may be reading along.
+        self.pipeline.flush()?;
+        let now = clock::monotonic();
+        for record in flows {
+            match record.stage {
+                Stage::Checkpoint { .. } => {
+                    self.at_checkpoints.add(now.saturating_sub(reached(record, taken)))
+                }
+                Stage::End(_) => self.at_ends.add(now.saturating_sub(taken.at)),
+            }
+        }
+        Ok(())
+    }
+
+    fn stats(&mut self, request: StatsRequest) -> Result<()> {
+        let scoring = self.pipeline.scored().map(|(rows, time)| ScoringStats {
+            rows,
+            seconds: time.as_secs_f64(),
+            rows_per_second: rows as f64 / time.as_secs_f64().max(1e-9),
+            checkpoint_delay_ms: self.at_checkpoints.take(),
+            end_delay_ms: self.at_ends.take(),
+        });
+        let drift = self.pipeline.drift();
+        let stats = complete(&self.counters, &self.table, &request, self.pipeline.counts(), scoring, drift)?;
+        if !stats.identity {
+            log::error!("the account is not balanced: {:?}", stats.interfaces);
+        }
+        self.pipeline.stats(&stats)?;
+        if let Some(done) = request.done {
+            // Whoever asked may have gone; the line is written all the same.
+            let _ = done.send(());
+        }
+        Ok(())
+    }
+}
+
+/// When a living flow reached its checkpoint, or before: of the packets since only the last one's time is known.
+fn reached(record: &FlowRecord, taken: &Taken) -> u64 {
+    let (packets, last) = (record.entry.state.packets(), record.entry.state.last());
+    let is_last = packets.is_power_of_two() && packets >= FIRST_CHECKPOINT;
+    if is_last { last } else { last.min(taken.looked_before) }
 }
 
 /// Writes verdicts into the slots of flows that still live there.
@@ -243,6 +427,8 @@ fn complete(
     table: &SharedTable,
     request: &StatsRequest,
     pipeline: PipelineCounts,
+    scoring: Option<ScoringStats>,
+    drift: Option<DriftStats>,
 ) -> Result<Stats> {
     let read = counters.read()?;
     let interfaces: Vec<Account> = read.iter().map(|(name, counters)| Account::new(name, counters)).collect();
@@ -259,6 +445,8 @@ fn complete(
             slots: table.size().slots().into(),
         },
         pipeline,
+        scoring,
+        drift,
         events_lost: read.iter().map(|(_, c)| c.events_lost).sum(),
         torn_reads: request.harvested.torn,
         context_pushed_out: request.harvested.pushed_out,

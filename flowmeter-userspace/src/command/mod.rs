@@ -5,7 +5,7 @@ pub mod live;
 pub mod pcap;
 
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -41,20 +41,53 @@ pub fn feature_set(id: &str) -> Result<&'static FeatureSet> {
     })
 }
 
+/// Where judges come from, for as long as the agent runs.
+pub struct Judges {
+    runtime: Runtime,
+    /// The model's file; None for the built-in one.
+    file: Option<PathBuf>,
+}
+
+impl Judges {
+    /// What was asked for; None if nothing is to score.
+    ///
+    /// # Errors
+    /// ONNX Runtime is missing or broken.
+    pub fn of(scoring: &Scoring) -> Result<Option<Self>> {
+        if scoring.no_model {
+            return Ok(None);
+        }
+        let runtime = Runtime::load(scoring.onnxruntime.as_deref())
+            .context("cannot score without ONNX Runtime (`--no-model` meters without verdicts)")?;
+        Ok(Some(Self { runtime, file: scoring.model.clone() }))
+    }
+
+    /// The model's file; None for the built-in one.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Loads the model, as its file is now.
+    ///
+    /// # Errors
+    /// It cannot be read, or breaks the contract.
+    pub fn load(&self) -> Result<Judge> {
+        let model = model(self.file(), &self.runtime)?;
+        let set = feature_set(model.feature_set())?;
+        Ok(Judge::new(model, set))
+    }
+}
+
 /// Loads the model that was asked for, or the built-in one; None if none is wanted.
 ///
 /// # Errors
-/// ONNX Runtime is missing or broken, or the model breaks the contract.
-pub fn judge(scoring: &Scoring) -> Result<Option<Judge>> {
-    if scoring.no_model {
-        return Ok(None);
+/// As [`Judges::of`] and [`Judges::load`].
+pub fn judge(judges: Option<&Judges>) -> Result<Option<Judge>> {
+    let judge = judges.map(Judges::load).transpose()?;
+    if let Some(judge) = &judge {
+        log::info!("scoring with {}, threshold {}", judge.name(), judge.threshold());
     }
-    let runtime = Runtime::load(scoring.onnxruntime.as_deref())
-        .context("cannot score without ONNX Runtime (`--no-model` meters without verdicts)")?;
-    let model = model(scoring.model.as_deref(), &runtime)?;
-    let set = feature_set(model.feature_set())?;
-    log::info!("scoring with {}, threshold {}", model.name(), model.thresholds().malicious);
-    Ok(Some(Judge::new(model, set)))
+    Ok(judge)
 }
 
 /// Loads a model file, or the built-in model.

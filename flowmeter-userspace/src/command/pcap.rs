@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{feature_set, judge};
+use super::{Judges, feature_set, judge};
 use crate::cli::Pcap;
 use crate::pipeline::Pipeline;
 use crate::record::FlowRecord;
@@ -49,7 +49,7 @@ enum Message {
 /// The model, the set or the output is wrong.
 pub fn run(args: &Pcap) -> Result<ExitCode> {
     let set = feature_set(&args.writing.set)?;
-    let judge = judge(&args.scoring)?;
+    let judge = judge(Judges::of(&args.scoring)?.as_ref())?;
     let extent = Extent { scored: judge.is_some(), several: args.files.len() > 1 };
     let out = sink::open(&args.output)?;
     let sink = sink::make(args.writing.format, out, set, extent, args.writing.features)?;
@@ -64,6 +64,8 @@ pub fn run(args: &Pcap) -> Result<ExitCode> {
 
     let mut found = Found::default();
     read_all(&args.files, &settings, jobs, &stop, &mut pipeline, &mut found)?;
+    // Says it if the model does not fit them.
+    pipeline.drift();
     pipeline.finish()?;
     Ok(found.report(args.files.len(), pipeline.counts()))
 }

@@ -9,7 +9,7 @@
 //!
 //! Of flows that end together all are told before any is asked about: each sees the whole burst that it was part of.
 
-mod groups;
+pub mod groups;
 pub mod habit;
 pub mod window;
 

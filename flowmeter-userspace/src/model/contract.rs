@@ -11,6 +11,8 @@
 //! | `flowmeter.threshold_benign` | score below which a flow is benign; between the two it is unknown |
 //! | `flowmeter.ranges` | JSON array of `[least, greatest]` for each input; a flow outside of one is unknown |
 //! | `flowmeter.medians` | JSON array: each input's median over benign flows; optional, reasons need it |
+//! | `flowmeter.normal` | JSON array of `[5th, 95th percentile]` of each input over benign flows; optional, shown with reasons |
+//! | `flowmeter.distribution` | JSON array of `{"edges": [...], "shares": [...]}` for each input, of the training flows; optional, [drift](super::drift) needs it |
 //! | `flowmeter.golden` | JSON object `{"input": [...], "score": x}` |
 
 use anyhow::{Result, anyhow, bail, ensure};
@@ -18,6 +20,9 @@ use serde::Deserialize;
 
 /// Gives the ordered names of a feature set by its id.
 pub type KnownSets<'a> = &'a dyn Fn(&str) -> Option<Vec<&'static str>>;
+
+/// Most bins of an input's distribution: bounds the memory of those that are counted.
+pub const MOST_BINS: usize = 64;
 
 /// The only version of the contract.
 const VERSION: &str = "1";
@@ -40,6 +45,16 @@ pub struct Golden {
     pub score: f64,
 }
 
+/// How the values of an input were spread in training: the share of flows up to and with the first edge, from there to the
+/// second, and so on, and above the last.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Distribution {
+    /// Edges between bins, rising; a bin includes its upper one.
+    pub edges: Vec<f32>,
+    /// Share of flows in each bin, one more than there are edges; their sum is 1.
+    pub shares: Vec<f64>,
+}
+
 /// What a model says of itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Contract {
@@ -53,6 +68,10 @@ pub struct Contract {
     pub ranges: Vec<(f32, f32)>,
     /// Each input's median over benign flows.
     pub medians: Option<Vec<f32>>,
+    /// Values between which nine tenths of benign flows have each input.
+    pub normal: Option<Vec<(f32, f32)>>,
+    /// How each input was spread in training.
+    pub distribution: Option<Vec<Distribution>>,
     /// A row with its score.
     pub golden: Golden,
 }
@@ -134,20 +153,32 @@ impl Contract {
         let thresholds = keep(thresholds(get), "thresholds", &mut note, |t| {
             format!("malicious from {}, benign below {}", t.malicious, t.benign)
         });
-        let width = columns.as_ref().map(Vec::len);
-        let ranges = keep(ranges(get, width), "ranges", &mut note, |r| format!("{} ranges", r.len()));
-        let medians = match get("flowmeter.medians") {
-            None => {
-                note("medians", Ok("absent: malicious verdicts will have no reasons".to_owned()));
-                Some(None)
-            }
-            Some(_) => {
-                let medians = json::<Vec<f32>>(get, "medians").and_then(|m| same_length("medians", m, width));
-                keep(medians, "medians", &mut note, |m| format!("{} medians", m.len())).map(Some)
-            }
+        let inputs: Option<Vec<&str>> = match (&columns, &set) {
+            (Some(columns), Some((_, names))) => Some(columns.iter().map(|&column| names[column]).collect()),
+            _ => None,
         };
+        let inputs = inputs.as_deref();
+        let ranges =
+            keep(ranges(get, "ranges", inputs), "ranges", &mut note, |r| format!("{} ranges", r.len()));
+        let medians = optional(get, "medians", "malicious verdicts will have no reasons", &mut note, || {
+            let medians = same_length("medians", json::<Vec<f32>>(get, "medians")?, inputs)?;
+            each(&medians, inputs, "medians", |median| {
+                ensure_that(median.is_finite(), "is no finite number")
+            })?;
+            Ok(medians)
+        });
+        let normal = optional(get, "normal", "reasons will have no normal range", &mut note, || {
+            self::ranges(get, "normal", inputs)
+        });
+        let distribution = optional(
+            get,
+            "distribution",
+            "whether the model fits the network is told by the ranges alone",
+            &mut note,
+            || distributions(get, inputs),
+        );
         let golden = json::<Golden>(get, "golden").and_then(|golden| {
-            let input = same_length("golden's input", golden.input, width)?;
+            let input = same_length("golden's input", golden.input, inputs)?;
             ensure!(
                 (0.0..=1.0).contains(&golden.score),
                 "flowmeter.golden's score is {}, no probability",
@@ -166,6 +197,8 @@ impl Contract {
             thresholds: thresholds?,
             ranges: ranges?,
             medians: medians?,
+            normal: normal?,
+            distribution: distribution?,
             golden: golden?,
         };
         Some((contract, columns?))
@@ -232,19 +265,82 @@ fn columns(inputs: &[String], names: &[&str]) -> Result<Vec<usize>> {
     Ok(columns)
 }
 
-fn ranges(get: &dyn Fn(&str) -> Option<String>, width: Option<usize>) -> Result<Vec<(f32, f32)>> {
-    let ranges = same_length("ranges", json::<Vec<(f32, f32)>>(get, "ranges")?, width)?;
-    if let Some(i) = ranges.iter().position(|(low, high)| low > high || !low.is_finite() || !high.is_finite())
-    {
-        bail!("flowmeter.ranges: the range of input {} is {:?}", i + 1, ranges[i]);
+/// A part that a model may leave out: `Some(None)` if it does, and then `without` is what follows.
+fn optional<T>(
+    get: &dyn Fn(&str) -> Option<String>,
+    key: &'static str,
+    without: &str,
+    note: &mut impl FnMut(&'static str, Result<String>),
+    read: impl FnOnce() -> Result<Vec<T>>,
+) -> Option<Option<Vec<T>>> {
+    if get(&format!("flowmeter.{key}")).is_none() {
+        note(key, Ok(format!("absent: {without}")));
+        return Some(None);
     }
+    keep(read(), key, note, |values| format!("{} inputs", values.len())).map(Some)
+}
+
+fn ranges(
+    get: &dyn Fn(&str) -> Option<String>,
+    key: &str,
+    inputs: Option<&[&str]>,
+) -> Result<Vec<(f32, f32)>> {
+    let ranges = same_length(key, json::<Vec<(f32, f32)>>(get, key)?, inputs)?;
+    each(&ranges, inputs, key, |(low, high)| {
+        let holds = low <= high && low.is_finite() && high.is_finite();
+        ensure_that(holds, &format!("is [{low}, {high}], no range from the least to the greatest"))
+    })?;
     Ok(ranges)
 }
 
-/// Where the number of inputs is not known, that has been found already.
-fn same_length<T>(what: &str, values: Vec<T>, width: Option<usize>) -> Result<Vec<T>> {
-    if let Some(width) = width {
-        ensure!(values.len() == width, "flowmeter.{what} has {} values for {width} inputs", values.len());
+fn distributions(get: &dyn Fn(&str) -> Option<String>, inputs: Option<&[&str]>) -> Result<Vec<Distribution>> {
+    let all = same_length("distribution", json::<Vec<Distribution>>(get, "distribution")?, inputs)?;
+    each(&all, inputs, "distribution", |Distribution { edges, shares }| {
+        ensure_that(
+            edges.len() < MOST_BINS,
+            &format!("has {} edges; there is room for {MOST_BINS} bins", edges.len()),
+        )?;
+        ensure_that(
+            shares.len() == edges.len() + 1,
+            &format!("has {} shares for {} edges; there must be one more", shares.len(), edges.len()),
+        )?;
+        ensure_that(
+            edges.iter().all(|edge| edge.is_finite()) && edges.is_sorted_by(|a, b| a < b),
+            "has edges that do not rise",
+        )?;
+        let sum: f64 = shares.iter().sum();
+        ensure_that(
+            shares.iter().all(|share| *share >= 0.0) && (sum - 1.0).abs() < 1e-3,
+            &format!("has shares whose sum is {sum} instead of 1, or one below 0"),
+        )
+    })?;
+    Ok(all)
+}
+
+fn ensure_that(holds: bool, otherwise: &str) -> Result<()> {
+    ensure!(holds, "{otherwise}");
+    Ok(())
+}
+
+/// Checks each input's value; the message names the input.
+fn each<T>(values: &[T], inputs: Option<&[&str]>, key: &str, check: impl Fn(&T) -> Result<()>) -> Result<()> {
+    for (i, value) in values.iter().enumerate() {
+        let name = inputs.and_then(|inputs| inputs.get(i)).copied().unwrap_or("?");
+        check(value)
+            .map_err(|error| anyhow!("flowmeter.{key}: that of input {}, {name:?}, {error}", i + 1))?;
+    }
+    Ok(())
+}
+
+/// Where the inputs are not known, that has been found already.
+fn same_length<T>(what: &str, values: Vec<T>, inputs: Option<&[&str]>) -> Result<Vec<T>> {
+    if let Some(inputs) = inputs {
+        ensure!(
+            values.len() == inputs.len(),
+            "flowmeter.{what} has {} values for {} inputs",
+            values.len(),
+            inputs.len()
+        );
     }
     Ok(values)
 }

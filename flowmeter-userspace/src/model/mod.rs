@@ -1,8 +1,10 @@
 //! The model: ONNX Runtime, the contract that a model file keeps, scores and verdicts.
 //!
-//! [`runtime`] finds and loads ONNX Runtime; [`contract`] reads what a model says of itself; this file runs it.
+//! [`runtime`] finds and loads ONNX Runtime; [`contract`] reads what a model says of itself; this file runs it; [`drift`] tells
+//! whether living traffic still looks like what it was trained on.
 
 pub mod contract;
+pub mod drift;
 pub mod onnxruntime_pin;
 pub mod runtime;
 
@@ -10,7 +12,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use contract::{Contract, Finding};
-use ort::session::Session;
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
 use ort::value::{TensorElementType, TensorRef, ValueType};
 pub use runtime::Runtime;
 
@@ -64,7 +66,9 @@ pub struct Reason {
     pub value: f32,
     /// What it is for the median benign flow of the training data.
     pub normal: f32,
-    /// How far the score falls, in log-odds, with the normal value in place of this one.
+    /// Between what values it is for nine tenths of them, if the model says.
+    pub normal_range: Option<(f32, f32)>,
+    /// How far it moved the score, in log-odds.
     pub effect: f64,
 }
 
@@ -75,12 +79,14 @@ pub struct Model {
     /// Index of each input in its feature set.
     columns: Vec<usize>,
     output: Output,
+    /// Asks for that output only.
+    options: RunOptions<HasSelectedOutputs>,
 }
 
 /// Where the probability of malicious is among the outputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Output {
-    index: usize,
+    name: String,
     /// Values a row: 2 (benign, malicious) or 1 (malicious).
     width: usize,
 }
@@ -126,28 +132,26 @@ impl Model {
                 None
             }
         };
+        let output = find_output(&session).and_then(|output| {
+            let only = OutputSelector::no_default().with(&output.name);
+            Ok((output, RunOptions::new().map_err(plain)?.with_outputs(only)))
+        });
+        findings.push(Finding::of(
+            "output",
+            output
+                .as_ref()
+                .map(|(output, _)| format!("{:?} holds the probability", output.name))
+                .map_err(copy),
+        ));
         let Some((contract, columns)) = contract else {
             return (None, findings);
         };
         let shape = check_input(&session, columns.len());
         findings.push(Finding::of("input", shape.map(|()| format!("float32, {} columns", columns.len()))));
-        let output = match find_output(&session) {
-            Ok(output) => {
-                findings.push(Finding::passed(
-                    "output",
-                    format!("output {} holds the probability", output.index),
-                ));
-                output
-            }
-            Err(error) => {
-                findings.push(Finding::failed("output", format!("{error:#}")));
-                return (None, findings);
-            }
-        };
-        if findings.iter().any(Finding::is_failure) {
+        let (Ok((output, options)), false) = (output, findings.iter().any(Finding::is_failure)) else {
             return (None, findings);
-        }
-        let mut model = Self { session, contract, columns, output };
+        };
+        let mut model = Self { session, contract, columns, output, options };
         let golden = model.prove_golden();
         findings.push(Finding::of("golden", golden));
         if findings.iter().any(Finding::is_failure) { (None, findings) } else { (Some(model), findings) }
@@ -173,6 +177,16 @@ impl Model {
         self.contract.thresholds
     }
 
+    /// The median benign flow of the training data, if the model names it.
+    pub fn medians(&self) -> Option<&[f32]> {
+        self.contract.medians.as_deref()
+    }
+
+    /// How each input was spread in training, if the model says.
+    pub fn distribution(&self) -> Option<&[contract::Distribution]> {
+        self.contract.distribution.as_deref()
+    }
+
     /// Appends the probability of malicious for each row of `rows`, which holds all rows' inputs one after the other.
     ///
     /// # Errors
@@ -190,10 +204,11 @@ impl Model {
         }
         let input =
             TensorRef::from_array_view(([count, width], rows)).context("cannot hand the rows over")?;
-        let outputs = self.session.run(ort::inputs![input]).context("the model failed")?;
-        let Output { index, width: each } = self.output;
+        let outputs =
+            self.session.run_with_options(ort::inputs![input], &self.options).context("the model failed")?;
+        let each = self.output.width;
         let (_, values) =
-            outputs[index].try_extract_tensor::<f32>().context("the model's output is no float32")?;
+            outputs[0].try_extract_tensor::<f32>().context("the model's output is no float32")?;
         ensure!(values.len() == count * each, "the model gave {} values for {count} flows", values.len());
         for row in values.chunks_exact(each) {
             let score = row[each - 1];
@@ -219,45 +234,69 @@ impl Model {
     }
 
     /// True if an input lies outside of all that the model was trained on.
-    fn is_foreign(&self, row: &[f32]) -> bool {
+    pub fn is_foreign(&self, row: &[f32]) -> bool {
         row.iter().zip(&self.contract.ranges).any(|(value, (low, high))| value < low || value > high)
     }
 
-    /// The `most` inputs that moved the score of this row up most: each in turn is given the value of the median
-    /// benign flow, and the score's fall in log-odds is its effect. Empty if the model names no medians.
+    /// The `most` inputs that moved the score of this row up most, see [`effects`](Self::effects). Empty if the model names
+    /// no medians.
     ///
     /// # Errors
     /// ONNX Runtime fails.
     pub fn reasons(&mut self, row: &[f32], most: usize) -> Result<Vec<Reason>> {
-        let Some(medians) = self.contract.medians.clone() else {
+        let effects = self.effects(row)?;
+        let Contract { medians: Some(medians), normal, .. } = &self.contract else {
             return Ok(Vec::new());
         };
-        // The row as it is, then one with each input replaced that differs.
-        let changed: Vec<usize> = (0..row.len()).filter(|&i| row[i] != medians[i]).collect();
-        let mut rows = Vec::with_capacity((changed.len() + 1) * row.len());
-        rows.extend_from_slice(row);
-        for &i in &changed {
-            let start = rows.len();
-            rows.extend_from_slice(row);
-            rows[start + i] = medians[i];
-        }
-        let mut scores = Vec::with_capacity(changed.len() + 1);
-        self.score(&rows, &mut scores)?;
-        let own = log_odds(scores[0]);
-        let mut reasons: Vec<Reason> = changed
-            .iter()
-            .zip(&scores[1..])
-            .map(|(&input, &score)| Reason {
+        let mut reasons: Vec<Reason> = effects
+            .into_iter()
+            .enumerate()
+            .filter(|(_, effect)| *effect > 0.0)
+            .map(|(input, effect)| Reason {
                 input,
                 value: row[input],
                 normal: medians[input],
-                effect: own - log_odds(score),
+                normal_range: normal.as_ref().map(|normal| normal[input]),
+                effect,
             })
-            .filter(|reason| reason.effect > 0.0)
             .collect();
         reasons.sort_by(|a, b| b.effect.total_cmp(&a.effect));
         reasons.truncate(most);
         Ok(reasons)
+    }
+
+    /// How far each input moved the score of this row away from that of the median benign flow, in log-odds: the mean of what
+    /// the score falls by when the row is given the median's value, and of what the median's rises by when it is given the
+    /// row's. These are the first and the last step of Shapley's value; with the first alone, of two inputs that say the same
+    /// neither seems to matter. `cargo xtask bench reasons` compares with the whole. Empty if the model names no medians.
+    ///
+    /// # Errors
+    /// ONNX Runtime fails.
+    pub fn effects(&mut self, row: &[f32]) -> Result<Vec<f64>> {
+        let Some(medians) = self.contract.medians.clone() else {
+            return Ok(Vec::new());
+        };
+        let changed: Vec<usize> = (0..row.len()).filter(|&i| row[i] != medians[i]).collect();
+        let mut rows = Vec::with_capacity((changed.len() + 1) * 2 * row.len());
+        // The row, then it with each input replaced that differs; the median flow likewise.
+        for (whole, other) in [(row, &medians[..]), (&medians[..], row)] {
+            rows.extend_from_slice(whole);
+            for &i in &changed {
+                let start = rows.len();
+                rows.extend_from_slice(whole);
+                rows[start + i] = other[i];
+            }
+        }
+        let mut scores = Vec::with_capacity((changed.len() + 1) * 2);
+        self.score(&rows, &mut scores)?;
+        let (falls, rises) = scores.split_at(changed.len() + 1);
+        let mut effects = vec![0.0; row.len()];
+        for (k, &input) in changed.iter().enumerate() {
+            let fall = log_odds(falls[0]) - log_odds(falls[k + 1]);
+            let rise = log_odds(rises[k + 1]) - log_odds(rises[0]);
+            effects[input] = f64::midpoint(fall, rise);
+        }
+        Ok(effects)
     }
 
     fn prove_golden(&mut self) -> Result<String> {
@@ -277,7 +316,7 @@ impl Model {
 }
 
 /// Log-odds of a probability, kept finite.
-fn log_odds(probability: f32) -> f64 {
+pub fn log_odds(probability: f32) -> f64 {
     let p = f64::from(probability).clamp(1e-7, 1.0 - 1e-7);
     (p / (1.0 - p)).ln()
 }
@@ -291,6 +330,11 @@ fn open(bytes: &[u8], runtime: &Runtime) -> Result<Session> {
         .commit_from_memory(bytes)
         .map_err(plain)
         .context("this is no ONNX model that the runtime can load")
+}
+
+/// An error's text, where the error itself is still needed.
+fn copy(error: &anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
 }
 
 /// ort's errors may hold what cannot be sent between threads; their text is what matters.
@@ -312,16 +356,15 @@ fn check_input(session: &Session, columns: usize) -> Result<()> {
 }
 
 fn find_output(session: &Session) -> Result<Output> {
-    let floats: Vec<(usize, &ort::value::Shape)> = session
+    let floats: Vec<(&str, &ort::value::Shape)> = session
         .outputs()
         .iter()
-        .enumerate()
-        .filter_map(|(index, output)| match output.dtype() {
-            ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } => Some((index, shape)),
+        .filter_map(|output| match output.dtype() {
+            ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } => Some((output.name(), shape)),
             _ => None,
         })
         .collect();
-    let [(index, shape)] = floats[..] else {
+    let [(name, shape)] = floats[..] else {
         bail!(
             "it has {} float32 outputs; it must have one, the probability (scikit-learn and LightGBM exports need \
              zipmap=False)",
@@ -333,5 +376,5 @@ fn find_output(session: &Session) -> Result<Output> {
         2 if shape[1] == 1 || shape[1] == 2 => shape[1] as usize,
         _ => bail!("its output has the shape {shape}; it must be [N], [N,1] or [N,2] (benign, malicious)"),
     };
-    Ok(Output { index, width })
+    Ok(Output { name: name.to_owned(), width })
 }

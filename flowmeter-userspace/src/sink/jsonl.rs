@@ -70,6 +70,8 @@ struct FlowRow<'a> {
     model: Option<&'a str>,
     stage: &'static str,
     reasons: &'a [Explanation],
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unexplained: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     features: Option<Features<'a>>,
 }
@@ -87,6 +89,10 @@ impl Serialize for Features<'_> {
 }
 
 impl Sink for JsonLines {
+    fn takes_features(&self) -> bool {
+        self.features.is_some()
+    }
+
     fn flow(&mut self, scored: &Scored<'_>) -> Result<()> {
         let record = scored.record;
         let (source, destination) = (record.source(), record.destination());
@@ -128,6 +134,7 @@ impl Sink for JsonLines {
             model: scored.model,
             stage,
             reasons: scored.reasons,
+            unexplained: scored.unexplained,
             features: names.as_deref().map(|names| Features { names, values: scored.features }),
         });
         self.features = names;

@@ -19,6 +19,11 @@ use crate::verdict::Scored;
 
 /// A place where flows, verdicts and statistics are written.
 pub trait Sink: Send {
+    /// True if it writes the features; otherwise they need not be finished for it.
+    fn takes_features(&self) -> bool {
+        true
+    }
+
     /// Writes one flow with its verdict.
     ///
     /// # Errors

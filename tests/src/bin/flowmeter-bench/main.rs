@@ -1,8 +1,12 @@
 //! The benchmarks: each prints rates, and ratios of one run.
 
 mod capture;
+mod delay;
+mod flows;
 mod kernel;
+mod reasons;
 mod ring;
+mod score;
 mod traffic;
 mod wire;
 
@@ -35,6 +39,12 @@ enum Command {
     /// second, and so does the agent. Beside FlowMeter stand a program that does nothing, and one that sends an event of
     /// each packet to a reader, which adds it to its flow.
     Wire(wire::Options),
+    /// Flows scored a second on one core, from finished counters to verdict and reasons, and what each part costs.
+    Score(score::Options),
+    /// From the packet of a flow's checkpoint to its verdict in the log, while many flows come and end. Needs root.
+    Delay(delay::Options),
+    /// How far the reasons of malicious verdicts agree with Shapley's values.
+    Reasons(reasons::Options),
 }
 
 fn main() -> Result<()> {
@@ -42,5 +52,8 @@ fn main() -> Result<()> {
         Command::Capture(options) => capture::run(&options),
         Command::Kernel(options) => kernel::run(&options),
         Command::Wire(options) => wire::run(&options),
+        Command::Score(options) => score::run(&options),
+        Command::Delay(options) => delay::run(&options),
+        Command::Reasons(options) => reasons::run(&options),
     }
 }
