@@ -17,7 +17,7 @@ use crate::model::{Model, Runtime};
 use crate::verdict::Judge;
 
 /// The model that comes with this binary; see `models/` for its card.
-static BUILT_IN: &[u8] = include_bytes!("../../../models/flowmeter-v1.onnx");
+static BUILT_IN: &[u8] = include_bytes!("../../../models/flowmeter-v2.onnx");
 
 impl Timing {
     /// The timeouts in the core's unit.
