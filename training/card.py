@@ -1,5 +1,7 @@
 """The figures of a model's card: by group, by kind of model, and with parts of data and columns left out."""
 
+import pandas
+
 import candidates
 import train
 from measures import area, hit_rate, rates
@@ -27,7 +29,7 @@ def by_group(table, score, trained):
 AREA = {"auc": "AUC", "tpr_at_0.01": "TPR at FPR 0.01", "tpr_at_0.02": "at 0.02", "tpr_at_0.03": "at 0.03"}
 
 
-def write(path, trained, table, val, seed):
+def write(path, trained, table, mixtures, val, seed):
     """Writes all figures; with `val`, also those of other kinds of models and of models for which something was left out."""
     text = "# Figures\n\nWritten by `cargo xtask train`; the [model card](README.md) says what they mean.\n\n"
     if val is not None:
@@ -35,7 +37,7 @@ def write(path, trained, table, val, seed):
         text += markdown(["TPR", "FPR", "worst FPR", *AREA.values(), "benign called benign", "malicious called benign"],
                          [shown(trained.summary(val), "tpr", "fpr", "worst_fpr", *AREA, "cleared_benign", "cleared_malicious")])
         text += by_group(val, trained.scores(val), trained)
-        text += variants(trained.inputs, table, val, seed)
+        text += variants(trained.inputs, pandas.concat([table, mixtures], ignore_index=True), val, seed)
     text += "## On sources left out of training, one by one\n\nThe same thresholds, models of the other sources.\n\n"
     text += by_group(table, trained.unseen, trained)
     path.write_text(text, encoding="utf-8")
@@ -55,12 +57,12 @@ def variants(inputs, table, val, seed):
         return [name, area(val, score), *(hit_rate(val, score, rate) for rate in (0.01, 0.02, 0.03))]
 
     around = [name for name in inputs if name.startswith(("source_", "destination_", "pair_", "service_"))]
-    recorded = table.source == "recorded"
+    recorded, mixed = table.source == "recorded", table.category.str.endswith(", mixed")
     head = ["", *AREA.values()]
     text = "## Kinds of models\n\n" + markdown(head, [row(name, table, inputs, fit) for name, fit in candidates.KINDS.items()])
     rows = [row("nothing", table, inputs),
             row("what surrounds a flow", table, [name for name in inputs if name not in around]),
-            row("the flow itself", table, around)]
+            row("the flow itself", table, around), row("mixtures", table[~mixed], inputs)]
     if recorded.any() and not recorded.all():
         rows += [row("our recordings", table[~recorded], inputs), row("all but our recordings", table[recorded], inputs)]
     rows += [row(source, table[table.source != source], inputs) for source in sorted(set(table.source[~recorded]))]

@@ -21,6 +21,7 @@ import candidates
 import card
 import contract
 import flows
+import mixing
 from measures import summary
 from weighting import macro_weight, thinned, training_weight, weighted_quantile
 
@@ -37,18 +38,19 @@ RANGE_SLACK = 10.0
 
 
 def fold(table):
-    """What is left out together: a source; of our own recordings a part of the rounds."""
+    """What is left out together: a source; of our own recordings a part of the rounds, of their mixtures all."""
     number = table.observed.str.extract(r"/(\d+)/[^/]*$")[0].fillna("0").astype(int)
     return numpy.where(table.source == "recorded", "recorded, part " + (number % RECORDED_FOLDS).astype(str), table.source)
 
 
-def unseen_scores(table, inputs, seed):
-    """Log-odds of each flow by a model that saw nothing of the flow's fold."""
+def unseen_scores(table, mixtures, inputs, seed):
+    """Log-odds of each flow by a model that saw nothing of the flow's fold, nor flows of its source in mixtures."""
     result = pandas.Series(index=table.index, dtype=float)
     folds = fold(table)
     for name in sorted(set(folds)):
         own = folds == name
-        model = candidates.trees(thinned(table[~own], seed), inputs, seed)
+        others = mixtures[mixtures.source != table.source[own].iloc[0]]
+        model = candidates.trees(thinned(pandas.concat([table[~own], others]), seed), inputs, seed)
         result[own] = candidates.log_odds(model, table[own], inputs)
         print(f"  scored without having seen it: {name}, {own.sum()} flows", flush=True)
     return result
@@ -92,13 +94,13 @@ def strangers(table, inputs, limits):
 class Trained:
     """The model with its calibration and thresholds."""
 
-    def __init__(self, table, val, inputs, seed):
-        unseen = unseen_scores(table, inputs, seed)
+    def __init__(self, table, mixtures, val, inputs, seed):
+        unseen = unseen_scores(table, mixtures, inputs, seed)
         self.inputs = inputs
         self.factor, self.shift = calibration(table, unseen)
         self.unseen = probability(self.factor * unseen + self.shift)
         self.limits = ranges(candidates.values(table, inputs).to_numpy())
-        self.model = candidates.trees(thinned(table, seed), inputs, seed)
+        self.model = candidates.trees(thinned(pandas.concat([table, mixtures]), seed), inputs, seed)
         self.upper, self.lower = thresholds(table, self.unseen) if val is None else thresholds(val, self.scores(val))
 
     def scores(self, table):
@@ -136,11 +138,13 @@ def main():
     if table.label.nunique() < 2:
         parser.error("the captures hold flows of one class only")
     inputs = [name for name in flows.features(arguments.bin) if not any(word in name for word in LEFT_OUT)]
+    mixtures = mixing.mixed(arguments.bin, table, arguments.seed)
+    print(f"{len(mixtures)} flows of mixtures", flush=True)
     count = len(inputs)
-    inputs = candidates.most_useful(thinned(table, arguments.seed), inputs, arguments.seed)
+    inputs = candidates.most_useful(thinned(pandas.concat([table, mixtures]), arguments.seed), inputs, arguments.seed)
     print(f"{len(table)} flows, {table.label.sum()} of them malicious, {len(inputs)} of {count} columns", flush=True)
 
-    trained = Trained(table, val, inputs, arguments.seed)
+    trained = Trained(table, mixtures, val, inputs, arguments.seed)
     contract.export(
         trained.model, arguments.output, name=arguments.name, feature_set=flows.FEATURE_SET, table=table[inputs],
         benign=table.label == 0, weight=training_weight(table), threshold_malicious=trained.upper,
@@ -149,7 +153,7 @@ def main():
     if val is not None:
         print({name: round(value, 3) for name, value in trained.summary(val).items()}, flush=True)
     if arguments.card:
-        card.write(arguments.card, trained, table, val, arguments.seed)
+        card.write(arguments.card, trained, table, mixtures, val, arguments.seed)
 
 
 if __name__ == "__main__":

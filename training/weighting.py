@@ -7,6 +7,8 @@ CAPTURE_POWER = 0.5
 # What a group of our own recordings counts, against one of captures from elsewhere: there are many groups of them, and
 # all come from one laboratory.
 RECORDED = 0.1
+# What a group counts whose flows come out of mixtures, against the same one as it was recorded.
+MIXED = 0.3
 # Most flows of a capture in a group that are learned from: those of a flood are alike.
 MOST = 100
 
@@ -24,14 +26,15 @@ def training_weight(table):
     size = table.groupby([*group, table.observed])["label"].transform("size").astype(float)
     weight = size ** (CAPTURE_POWER - 1.0)
     weight = weight / weight.groupby(group).transform("sum")
-    weight = weight * numpy.where(table.source.str.startswith("recorded"), RECORDED, 1.0)
+    weight = weight * numpy.where(table.source == "recorded", RECORDED, 1.0)
+    weight = weight * numpy.where(table.category.str.endswith(", mixed"), MIXED, 1.0)
     return weight / weight.groupby(table.label).transform("sum") * len(table) / 2
 
 
 def macro_weight(table):
     """A weight for each flow so that sums are means over (source, category) groups, our own recordings as RECORDED says."""
     groups = table.groupby(["source", "category", "label"])
-    weight = numpy.where(table.source.str.startswith("recorded"), RECORDED, 1.0) / groups["label"].transform("size")
+    weight = numpy.where(table.source == "recorded", RECORDED, 1.0) / groups["label"].transform("size")
     return weight / weight.groupby(table.label).transform("sum")
 
 
