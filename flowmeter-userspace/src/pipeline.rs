@@ -1,9 +1,11 @@
 //! The one place that knows all stages: records become features, features verdicts, verdicts lines and stores.
 
 use anyhow::Result;
+use flowmeter_common::reaction::mark;
 
 use crate::features::FeatureSet;
 use crate::model::Verdict;
+use crate::reaction::Marker;
 use crate::record::{FlowRecord, Stage};
 use crate::sink::Sink;
 use crate::stats::{PipelineCounts, Stats};
@@ -16,8 +18,8 @@ pub struct Feedback {
     pub slot: u32,
     /// The tag it had; if it has changed, the flow has gone.
     pub tag: u64,
-    /// The verdict's number.
-    pub verdict: u32,
+    /// The verdict and what belongs to it, see [`mark`].
+    pub mark: u32,
 }
 
 /// Everything after the sources.
@@ -27,12 +29,26 @@ pub struct Pipeline {
     sink: Box<dyn Sink>,
     counts: PipelineCounts,
     scoring_failed: bool,
+    marker: Marker,
+    /// Whether the latest batch could be scored.
+    scores: bool,
 }
 
 impl Pipeline {
     /// Flows are given `set`'s features, judged by `judge` (by its own set's) if there is one, and written to `sink`.
     pub fn new(set: &'static FeatureSet, judge: Option<Judge>, sink: Box<dyn Sink>) -> Self {
-        Self { set, judge, sink, counts: PipelineCounts::default(), scoring_failed: false }
+        let counts = PipelineCounts::default();
+        Self { set, judge, sink, counts, scoring_failed: false, marker: Marker::default(), scores: true }
+    }
+
+    /// Has flows that live marked by this marker.
+    pub fn mark_by(&mut self, marker: Marker) {
+        self.marker = marker;
+    }
+
+    /// False while the model fails: what it said before is not to be relied on.
+    pub fn scores(&self) -> bool {
+        self.scores
     }
 
     /// True if what surrounds a flow is asked for: for the columns, or by the model.
@@ -69,12 +85,14 @@ impl Pipeline {
                 Stage::End(_) => count(&mut self.counts, verdict),
                 Stage::Checkpoint { slot, tag } => {
                     self.counts.checkpoints += 1;
-                    let number = verdict.map_or(0, Verdict::number);
-                    if number == record.entry.verdict {
+                    let mark = self.marker.mark(verdict, record);
+                    if mark != record.entry.verdict {
+                        feedback.push(Feedback { slot, tag, mark });
+                    }
+                    if mark::verdict(mark) == mark::verdict(record.entry.verdict) {
                         continue;
                     }
                     self.counts.verdicts_changed += 1;
-                    feedback.push(Feedback { slot, tag, verdict: number });
                 }
             }
             self.sink.flow(&Scored {
@@ -125,6 +143,7 @@ impl Pipeline {
         } else {
             judge.judge(&Batch::of(records, judge.feature_set()))
         };
+        self.scores = outcome.is_ok();
         match outcome {
             Ok(judged) => judged,
             Err(error) => {

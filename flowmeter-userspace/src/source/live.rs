@@ -137,6 +137,13 @@ pub struct Harvester {
     harvested: Harvested,
 }
 
+impl Harvested {
+    /// What an agent that comes after needs to go on counting, see [`Harvester::resume`].
+    pub fn ledger(&self) -> [u64; 4] {
+        [self.flows, self.packets, self.bytes, self.aggregated]
+    }
+}
+
 impl Harvester {
     /// A harvester of these tables and their events.
     pub fn new(
@@ -160,6 +167,11 @@ impl Harvester {
             context,
             harvested: Harvested::default(),
         }
+    }
+
+    /// Goes on counting where an agent before has stopped.
+    pub fn resume(&mut self, [flows, packets, bytes, aggregated]: [u64; 4]) {
+        self.harvested = Harvested { flows, packets, bytes, aggregated, ..self.harvested };
     }
 
     /// What has been seen so far.
