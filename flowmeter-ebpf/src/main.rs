@@ -47,7 +47,7 @@ pub fn flowmeter_egress(ctx: TcContext) -> i32 {
 #[xdp(frags)]
 #[inline(always)]
 pub fn filter_ingress(ctx: XdpContext) -> u32 {
-    react::arrived(&ctx)
+    react::arrived(&ctx, ctx.ingress_ifindex() as u32)
 }
 
 /// Packets that leave, in `mirror` and `block`: counted, and then passed, dropped, or copied to the inspector.

@@ -54,10 +54,9 @@ mod way {
     pub const OUT: u32 = 1;
 }
 
-/// Counts a packet that arrived, and decides.
+/// Counts a packet that arrived on `interface`, and decides.
 #[inline(always)]
-pub fn arrived(ctx: &XdpContext) -> u32 {
-    let interface = ctx.ingress_ifindex() as u32;
+pub fn arrived(ctx: &XdpContext, interface: u32) -> u32 {
     let seen = track::meter_arrived::<true>(ctx, interface, 0, clock::now);
     let cause = cause_of(seen);
     let (outcome, verdict) = match reaction().action(cause) {

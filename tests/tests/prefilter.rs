@@ -22,7 +22,7 @@ use flowmeter_tests::inspector::{Inspector, numbered};
 use flowmeter_tests::laboratory::{Laboratory, Setup};
 use flowmeter_tests::netns::{Chatter, Namespace, Offload};
 use flowmeter_tests::replay::{Frame, Oversized, Pace, Sender};
-use flowmeter_tests::row::number;
+use flowmeter_tests::row::{number, text};
 use flowmeter_tests::{require_program, require_root};
 use serde_json::Value;
 
@@ -689,6 +689,81 @@ fn the_audit_lane_goes_to_the_inspector() -> Result<()> {
     same("inspector", &inspector, &numbers(ALL, 0..END, 1, 0))?;
     let audited = &account["reaction"]["by_cause"]["audited"]["diverted"];
     ensure!(number(audited, "packets")? == FLOWS * REST, "{account}");
+    Ok(())
+}
+
+/// A random part of the cleared flows stays in the inspector's sight, all of each; and `flowmeter audit` joins alerts with
+/// the log.
+#[test]
+fn an_audit_from_log_and_alerts() -> Result<()> {
+    if !ready("an audit") {
+        return Ok(());
+    }
+    const MANY: u64 = 60;
+    let place = Place::new()?;
+    let agent = place.agent(&[&words("divert")[..], &["--audit", "3"]].concat())?;
+    let [inspector, ..] = place.captures()?;
+    let round = |n: u64| -> Result<()> {
+        let frames: Vec<Frame> = (0..MANY).map(|flow| packet(flow, SIZES[0].1, n, false)).collect();
+        place.arrive(&frames)
+    };
+    (0..FIRST).try_for_each(round)?;
+    agent.wait_for(MANY as usize, |row| row["event"] == "verdict")?;
+    (FIRST..END).try_for_each(round)?;
+    std::thread::sleep(Duration::from_millis(300));
+    let outcome = agent.stop(Signal::Interrupt)?;
+    outcome.expect_clean()?;
+    let seen = inspector.finish()?;
+    let (mut audited, mut spared) = (Vec::new(), Vec::new());
+    for row in outcome.flows() {
+        let client = text(row, "src_ip")?;
+        let flow = client.rsplit('.').next().and_then(|last| last.parse::<u64>().ok()).context("a client")? - 1;
+        ensure!(row["marked"] == "benign", "{row}");
+        let came = seen.range(flow * BLOCK..(flow + 1) * BLOCK).count() as u64;
+        if row["audited"] == true {
+            ensure!(came == END, "{came} packets of an audited flow came");
+            audited.push(text(row, "community_id")?);
+        } else {
+            ensure!(came == FIRST, "{came} packets of a spared flow came");
+            spared.push(text(row, "community_id")?);
+        }
+    }
+    // Of 60 flows 1 in 3: fewer than 5 or more than 40 is one run in a million.
+    ensure!((5..=40).contains(&audited.len()), "{} of {MANY} flows were audited", audited.len());
+    // One alert in the middle of an audited flow's life after its verdict, one at a spared flow's beginning.
+    let (miss, other) = (audited.first().context("audited")?, spared.first().context("spared")?);
+    let at = |row: &Value, share: f64| -> Result<String> {
+        let nanoseconds = (row["duration"].as_f64().context("a duration")? * share * 1e9) as i64;
+        let start: jiff::Timestamp = text(row, "timestamp")?.parse()?;
+        let time = start + jiff::SignedDuration::from_nanos(nanoseconds);
+        Ok(time.strftime("%Y-%m-%dT%H:%M:%S%.6f+0000").to_string())
+    };
+    let alert = |id: &str, share: f64| -> Result<String> {
+        let row = outcome.flows().find(|row| row["community_id"] == id).context("a flow")?;
+        let alert = serde_json::json!({"signature": "test"});
+        let event = serde_json::json!({
+            "timestamp": at(row, share)?, "event_type": "alert", "community_id": id, "alert": alert,
+        });
+        Ok(event.to_string() + "\n")
+    };
+    let eve = place.file("eve.json");
+    std::fs::write(&eve, alert(miss, 0.999)? + &alert(other, 0.0)?)?;
+    let log = place.file("log");
+    let words = ["audit".as_ref(), "--log".as_ref(), log.as_os_str(), "--eve".as_ref(), eve.as_os_str()];
+    let said = flowmeter_tests::agent::run(&[&words[..], &["--json".as_ref()]].concat())?;
+    ensure!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    let report: Value = serde_json::from_slice(&said.stdout)?;
+    let rate = &report["miss_rate"];
+    ensure!(number(&report, "cleared")? == MANY, "{report}");
+    ensure!(number(rate, "found")? == 1 && number(rate, "of")? == audited.len() as u64, "{report}");
+    ensure!(number(&report, "caught")? == 1 && number(&report, "unmatched_alerts")? == 0, "{report}");
+    ensure!(
+        number(&report["spared"], "packets")? == spared.len() as u64 * REST
+            && number(&report["seen"], "packets")? == MANY * END,
+        "{report}"
+    );
+    let said = String::from_utf8(flowmeter_tests::agent::run(&words)?.stdout)?;
+    ensure!(said.contains("95 % interval") && said.contains(miss), "{said}");
     Ok(())
 }
 

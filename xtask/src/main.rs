@@ -47,7 +47,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Build, then measure: `bench capture`, `bench kernel` or `bench wire`.
+    /// Build, then measure: `bench capture`, `kernel`, `prefilter` or `wire`.
     Bench {
         /// What is measured, and how; `cargo xtask bench help` shows it.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -20,7 +20,7 @@ use crate::kernel::{
 };
 use crate::pipeline::{Feedback, Pipeline};
 use crate::reaction::{Marker, Mode, Policy, lists};
-use crate::record::FlowRecord;
+use crate::record::{FlowRecord, Stage};
 use crate::sink::{self, table::Extent};
 use crate::source::live::{BATCH, Harvested, Harvester, Known};
 use crate::stats::{Account, FlowCounts, PipelineCounts, Reacted, Stats};
@@ -32,8 +32,12 @@ const BATCHES: usize = QUEUE + 2;
 /// How often the kernel programs' own messages are looked for.
 const LOG_PERIOD: Duration = Duration::from_millis(200);
 
+/// Ended flows that are processed together; between them living ones are looked for, whose verdicts somebody waits for.
+const TOGETHER: usize = 256;
+
 /// What the harvest sends to the pipeline.
 enum Message {
+    /// Flows that have ended.
     Flows(Vec<FlowRecord>),
     /// The harvest was well at that time.
     Beat(u64),
@@ -155,13 +159,14 @@ async fn watch(parts: Parts, settings: Settings, args: &Live) -> Result<ExitCode
     let stop = Arc::new(AtomicBool::new(false));
     let counters = Arc::new(counters);
     let (sender, receiver) = mpsc::channel(QUEUE);
+    let (urgent, checkpoints) = mpsc::channel(QUEUE);
     let heart = Arc::new(heart);
     let shared =
         Shared { table, counters: Arc::clone(&counters), heart: Arc::clone(&heart), mode: settings.policy.mode(), adopted };
     let leave = Arc::new(AtomicBool::new(false));
     let harvesting = Harvesting { stop: Arc::clone(&stop), leave: Arc::clone(&leave), heart: Arc::clone(&heart) };
-    let mut harvest = spawn_harvest(harvester, sender, harvesting, args.stats_interval);
-    let mut write = spawn_pipeline(pipeline, receiver, shared);
+    let mut harvest = spawn_harvest(harvester, sender, urgent, harvesting, args.stats_interval);
+    let mut write = spawn_pipeline(pipeline, receiver, checkpoints, shared);
 
     let mut log_ticks = tokio::time::interval(LOG_PERIOD);
     let outcome = loop {
@@ -226,6 +231,7 @@ struct Harvesting {
 fn spawn_harvest(
     mut harvester: Harvester,
     sender: mpsc::Sender<Message>,
+    urgent: mpsc::Sender<Vec<FlowRecord>>,
     harvesting: Harvesting,
     stats_interval: Duration,
 ) -> JoinHandle<Result<Harvested>> {
@@ -235,7 +241,12 @@ fn spawn_harvest(
             let sender = sender.clone();
             move |flows: Vec<FlowRecord>| {
                 // A full queue makes the harvest wait, and flows stay in the table.
-                sender.blocking_send(Message::Flows(flows)).map_err(|_| anyhow!("the pipeline has stopped"))
+                let living = flows.first().is_some_and(|flow| matches!(flow.stage, Stage::Checkpoint { .. }));
+                let sent = match living {
+                    true => urgent.blocking_send(flows).is_ok(),
+                    false => sender.blocking_send(Message::Flows(flows)).is_ok(),
+                };
+                sent.then_some(()).context("the pipeline has stopped")
             }
         };
         let mut next_stats = clock::monotonic() + stats_interval.as_nanos() as u64;
@@ -292,23 +303,43 @@ struct Shared {
 fn spawn_pipeline(
     mut pipeline: Pipeline,
     mut receiver: mpsc::Receiver<Message>,
+    mut checkpoints: mpsc::Receiver<Vec<FlowRecord>>,
     shared: Shared,
 ) -> JoinHandle<Result<()>> {
+    let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
         let Shared { table, counters, heart, .. } = &shared;
-        while let Some(message) = receiver.blocking_recv() {
-            match message {
-                Message::Flows(flows) => {
-                    let feedback =
-                        pipeline.process(&flows, |record| counters.interface(record.entry.key.interface))?;
-                    apply(table, &feedback);
+        let judge = |pipeline: &mut Pipeline, flows: &[FlowRecord]| -> Result<()> {
+            let feedback = pipeline.process(flows, |record| counters.interface(record.entry.key.interface))?;
+            apply(table, &feedback);
+            Ok(())
+        };
+        loop {
+            // Living flows first.
+            let message = runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    Some(living) = checkpoints.recv() => Some(Err(living)),
+                    message = receiver.recv() => message.map(Ok),
                 }
-                Message::Beat(at) => {
+            });
+            match message {
+                None => break,
+                Some(Err(living)) => judge(&mut pipeline, &living)?,
+                Some(Ok(Message::Flows(flows))) => {
+                    for some in flows.chunks(TOGETHER) {
+                        while let Ok(living) = checkpoints.try_recv() {
+                            judge(&mut pipeline, &living)?;
+                        }
+                        judge(&mut pipeline, some)?;
+                    }
+                }
+                Some(Ok(Message::Beat(at))) => {
                     if pipeline.scores() {
                         heart.beat(at);
                     }
                 }
-                Message::Stats(request) => {
+                Some(Ok(Message::Stats(request))) => {
                     let stats = complete(&shared, &request, pipeline.counts())?;
                     if !stats.identity {
                         log::error!("the account is not balanced: {:?}", stats.interfaces);
@@ -320,7 +351,7 @@ fn spawn_pipeline(
                     }
                 }
             }
-            if receiver.is_empty() {
+            if receiver.is_empty() && checkpoints.is_empty() {
                 // Somebody may be reading along.
                 pipeline.flush()?;
             }
