@@ -33,7 +33,7 @@ pub const MAX_INTERFACES: u32 = 64;
 
 /// Settings of the kernel programs, constant once they are loaded.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelConfig {
     /// When flows end.
     pub timeouts: Timeouts,

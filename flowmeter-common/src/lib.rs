@@ -10,6 +10,7 @@
 //! 6. [`table`]: how kernel and agent share the memory that flows live in.
 //! 7. [`aggregate`]: what a full table does with a packet.
 //! 8. [`counter`] and [`event`]: every way not to be counted, and what the kernel tells the agent.
+//! 9. [`reaction`]: what becomes of a packet, if the agent does more than watch.
 //!
 //! Nothing here allocates, panics, reads a clock or uses floating point: the same code runs as eBPF.
 #![cfg_attr(not(test), no_std)]
@@ -27,6 +28,7 @@ pub mod key;
 pub mod lifecycle;
 pub mod packet;
 pub mod parse;
+pub mod reaction;
 pub mod table;
 
 /// Types that go between kernel and userspace as bytes.
@@ -36,4 +38,10 @@ mod pod {
     unsafe impl aya::Pod for crate::config::KernelConfig {}
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::counter::InterfaceCounters {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::reaction::ReactionConfig {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::reaction::ReactionCounters {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for crate::reaction::Control {}
 }

@@ -230,9 +230,9 @@ impl Hit {
     const NONE: Self = Self { slot: 0, entry: core::ptr::null_mut() };
 }
 
-/// Looks for the packet's flow among the live ones.
+/// Looks for the packet's flow among the live ones, whether it has ended by the clock or not.
 #[inline(always)]
-fn find<M: Memory>(memory: &M, place: &Place, packet: &Packet) -> Hit {
+pub fn find<M: Memory>(memory: &M, place: &Place, packet: &Packet) -> Hit {
     let wanted = place.hash | state::LIVE;
     let mut which = 0;
     while which < 2 {

@@ -1,7 +1,9 @@
-//! The kernel's side of FlowMeter: XDP for what comes in, TC for what goes out; both only watch.
+//! The kernel's side of FlowMeter: XDP for what comes in, TC for what goes out; both only watch. Programs of their own,
+//! loaded only if they are asked for, do the same and then what the flow's verdict says.
 //!
 //! The way of a packet: an entry point here, [`frame`] (the only raw packet pointers), the shared parser,
-//! [`track`] (the flow's slot and its update), [`emit`] (events), [`count`] (every way out is counted).
+//! [`track`] (the flow's slot and its update), [`emit`] (events), [`count`] (every way out is counted), [`react`] (what
+//! becomes of it, if not only watched).
 #![no_std]
 #![no_main]
 #![allow(missing_docs, reason = "the entry points' macros wrap each in a second function, without its words")]
@@ -15,6 +17,7 @@ mod frame;
 #[cfg(feature = "laboratory")]
 mod laboratory;
 mod maps;
+mod react;
 mod track;
 
 use aya_ebpf::bindings::xdp_action;
@@ -38,6 +41,28 @@ pub fn flowmeter_ingress(ctx: XdpContext) -> u32 {
 pub fn flowmeter_egress(ctx: TcContext) -> i32 {
     track::egress(&ctx);
     TCX_NEXT
+}
+
+/// Packets that arrive, in `divert` and `block`: counted, and then passed, dropped, or redirected to the inspector.
+#[xdp(frags)]
+#[inline(always)]
+pub fn filter_ingress(ctx: XdpContext) -> u32 {
+    react::arrived(&ctx, ctx.ingress_ifindex() as u32)
+}
+
+/// Packets that leave, in `mirror` and `block`: counted, and then passed, dropped, or copied to the inspector.
+#[classifier]
+#[inline(always)]
+pub fn filter_egress(ctx: TcContext) -> i32 {
+    react::leaving(&ctx)
+}
+
+/// Packets that arrive, in `mirror`: XDP, which cannot copy a packet, has counted them; here they are looked up, and copied
+/// to the inspector.
+#[classifier]
+#[inline(always)]
+pub fn mirror_ingress(ctx: TcContext) -> i32 {
+    react::counted(&ctx)
 }
 
 #[cfg(not(test))]

@@ -12,7 +12,7 @@ use flowmeter_common::table::{Memory, WAYS, Word};
 use crate::frame::SkbFacts;
 
 /// `BPF_F_MMAPABLE` (linux/bpf.h): userspace may map the values.
-const MMAPABLE: u32 = 1 << 10;
+pub const MMAPABLE: u32 = 1 << 10;
 
 /// Settings, written by the agent before loading, constant afterwards.
 #[unsafe(no_mangle)]
@@ -75,6 +75,10 @@ pub struct Parsed {
     pub hash: u64,
     /// What the socket buffer says of a packet that leaves.
     pub facts: SkbFacts,
+    /// When it was seen; written for the pre-filter only.
+    pub now: u64,
+    /// What the lists say of it, see [`listed`](flowmeter_common::reaction::listed); likewise.
+    pub listed: u32,
     /// Slot of the flow that the packet ended, if [`find_or_open`](crate::track) says that it did.
     pub ended_slot: u32,
 }

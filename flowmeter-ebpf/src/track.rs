@@ -7,18 +7,20 @@ use flowmeter_common::aggregate;
 use flowmeter_common::config::Timeouts;
 use flowmeter_common::counter::Skip;
 use flowmeter_common::event::reason;
-use flowmeter_common::flow::Opening;
+use flowmeter_common::flow::{Entry, Opening};
 use flowmeter_common::key::{KEY_WORDS, hash_words};
 #[cfg(feature = "laboratory")]
 use flowmeter_common::packet::Packet;
 use flowmeter_common::parse::{Look, parse_ethernet};
-use flowmeter_common::table::{Memory, NoSlot, Place, WAYS, find_living, find_or_open, state};
+use flowmeter_common::reaction::Seen;
+use flowmeter_common::table::{Memory, NoSlot, Place, WAYS, find, find_living, find_or_open, state};
 
 use crate::clock;
 use crate::count::Counters;
 use crate::emit::emit;
 use crate::frame::{KernelFrame, SkbFacts};
 use crate::maps::{AGGREGATES, FLOWS, PARSED, Parsed, Table, config};
+use crate::react;
 
 /// Bytes of headers that are made linear where a packet's are not: Ethernet, two tags, IPv6, six extension headers,
 /// TCP without options.
@@ -34,34 +36,108 @@ pub fn ingress(ctx: &XdpContext) {
 /// for the time, if it is a packet of a flow.
 #[inline(always)]
 pub fn arrived(ctx: &XdpContext, interface: u32, wire_len: usize, now: impl FnOnce() -> u64) {
+    meter_arrived::<false>(ctx, interface, wire_len, now);
+}
+
+/// [`arrived`]; where `FILTER` is set also notes what the pre-filter needs, and returns what it decides about.
+#[inline(always)]
+pub fn meter_arrived<const FILTER: bool>(
+    ctx: &XdpContext,
+    interface: u32,
+    wire_len: usize,
+    now: impl FnOnce() -> u64,
+) -> Seen {
     let Some(counters) = Counters::seen(interface, 1) else {
-        return;
+        return Seen::SKIPPED;
     };
     let Some(parsed) = PARSED.get_ptr_mut(0) else {
-        return;
+        return Seen::SKIPPED;
     };
     match parse_arrived(ctx.ctx, interface, wire_len, parsed) {
         0 => {
-            if !track(&counters, parsed, now()) {
-                report_full(ctx, &counters, 1);
+            let now = now();
+            if FILTER {
+                react::note(parsed, now);
             }
+            let entry = track(&counters, parsed, now);
+            if entry.is_null() {
+                report_full(ctx, &counters, 1);
+                return Seen::FOLDED;
+            }
+            if FILTER { react::mark_of(entry) } else { Seen::SKIPPED }
         }
-        failed => counters.skipped(failed as u32 - 1, 1),
+        failed => {
+            if FILTER {
+                react::note_time(parsed, now());
+            }
+            counters.skipped(failed as u32 - 1, 1);
+            Seen::SKIPPED
+        }
     }
 }
 
 /// Counts a packet that is about to leave.
 #[inline(always)]
 pub fn egress(ctx: &TcContext) {
+    meter_leaving::<false>(ctx);
+}
+
+/// [`egress`], as [`meter_arrived`] is [`arrived`].
+#[inline(always)]
+pub fn meter_leaving<const FILTER: bool>(ctx: &TcContext) -> Seen {
     let Some(parsed) = PARSED.get_ptr_mut(0) else {
-        return;
+        return Seen::SKIPPED;
     };
     let facts = SkbFacts::of(ctx);
+    let Some(counters) = Counters::seen(facts.interface, facts.segments) else {
+        return Seen::SKIPPED;
+    };
+    match parse_buffer(ctx, parsed, facts) {
+        0 => {
+            let now = clock::now();
+            if FILTER {
+                react::note(parsed, now);
+            }
+            let entry = track(&counters, parsed, now);
+            if entry.is_null() {
+                report_full(ctx, &counters, facts.segments);
+                return Seen::FOLDED;
+            }
+            if FILTER { react::mark_of(entry) } else { Seen::SKIPPED }
+        }
+        failed => {
+            if FILTER {
+                react::note_time(parsed, clock::now());
+            }
+            counters.skipped(failed as u32 - 1, facts.segments);
+            Seen::SKIPPED
+        }
+    }
+}
+
+/// Looks up, and does not count, a packet that has been counted before on its way in.
+#[inline(always)]
+pub fn look_up(ctx: &TcContext) -> Seen {
+    let Some(parsed) = PARSED.get_ptr_mut(0) else {
+        return Seen::SKIPPED;
+    };
+    let now = clock::now();
+    if parse_buffer(ctx, parsed, SkbFacts::of(ctx)) != 0 {
+        react::note_time(parsed, now);
+        return Seen::SKIPPED;
+    }
+    react::note(parsed, now);
+    // SAFETY: a value of a per-CPU map.
+    let Parsed { packet, hash, .. } = unsafe { &*parsed };
+    let entry = find(&FLOWS, &Place::of(*hash, config().bucket_mask), packet).entry;
+    if entry.is_null() { Seen::FOLDED } else { react::mark_of(entry) }
+}
+
+/// [`parse`] of what a socket buffer holds.
+#[inline(always)]
+fn parse_buffer(ctx: &TcContext, parsed: *mut Parsed, facts: SkbFacts) -> u64 {
     // SAFETY: a field of a map's value.
     unsafe { (&raw mut (*parsed).facts).write_volatile(facts) };
-    let Some(counters) = Counters::seen(facts.interface, facts.segments) else {
-        return;
-    };
     let partial = KernelFrame::of_tc(ctx, core::ptr::null_mut()).is_partial();
     let mut outcome = flowmeter_parse_leaving(ctx.skb.skb);
     if is_truncated(outcome) && partial {
@@ -71,14 +147,7 @@ pub fn egress(ctx: &TcContext) {
             outcome = flowmeter_parse_leaving(ctx.skb.skb);
         }
     }
-    match outcome {
-        0 => {
-            if !track(&counters, parsed, clock::now()) {
-                report_full(ctx, &counters, facts.segments);
-            }
-        }
-        failed => counters.skipped(failed as u32 - 1, facts.segments),
-    }
+    outcome
 }
 
 /// The packet, parsed and nothing else; `None` if it cannot be.
@@ -162,9 +231,9 @@ fn is_truncated(outcome: u64) -> bool {
     TRUNCATED >> (outcome & 63) & 1 == 1
 }
 
-/// Adds the packet to its flow; false if there is no slot for it.
+/// Adds the packet to its flow, and returns its entry; null if there is no slot for it.
 #[inline(always)]
-fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> bool {
+fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> *mut Entry {
     // SAFETY: a value of a per-CPU map, looked up by the caller.
     let Parsed { packet, hash, .. } = unsafe { &*parsed };
     let config = config();
@@ -189,7 +258,7 @@ fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> bool {
             let aggregated = flowmeter_fold(now) == 0;
             // SAFETY: as above; read again, since it has been written.
             counters.folded(unsafe { &(*parsed).packet }, outcome & outcome::CONTENDED != 0, aggregated);
-            return false;
+            return core::ptr::null_mut();
         }
     }
     // SAFETY: the slot's tag is live, or was when it was found: until this program returns the entry is this flow's.
@@ -205,7 +274,7 @@ fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> bool {
     if updated.closed {
         emit(counters, slot, reason::CLOSING, tag);
     }
-    true
+    entry
 }
 
 /// What [`flowmeter_open`] returns: a slot in the low half, and these bits.

@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,10 +9,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use flowmeter_common::parse::Look;
 
 use crate::features::DEFAULT_SET;
+use crate::reaction::{Mode, Override, parse_override};
 
 /// Watches network traffic, turns packets into flows, and tells the malicious from the benign.
 ///
-/// Headers only, never payload; every packet passes unchanged. Verdicts go to the log, one JSON object a line;
+/// Headers only, never payload; every packet passes unchanged, unless it is told otherwise (`live --mode`). Verdicts go to the log, one JSON object a line;
 /// diagnostics go to the standard error.
 #[derive(Debug, Parser)]
 #[command(
@@ -21,6 +23,8 @@ use crate::features::DEFAULT_SET;
     after_help = "Examples:
   flowmeter live --interface eth0                       verdicts on the standard output
   flowmeter live --interface eth0 --log verdicts.jsonl  verdicts to a file
+  flowmeter live --interface eth1 --mode divert --inspector ids0
+                                                        only what is not known to be benign goes on to ids0
   flowmeter pcap capture.pcap.gz                        the same for a capture file
   flowmeter pcap *.pcap --format parquet --output flows.parquet
                                                         every feature of every flow, for training
@@ -50,6 +54,8 @@ pub enum Command {
     Live(Live),
     /// Read capture files: pcap or pcapng, also gzip or zstd compressed; `-` is the standard input.
     Pcap(Pcap),
+    /// Tell what the pre-filter misses, from the log and the alerts of the inspector behind it.
+    Audit(Audit),
     /// Check a model file against the contract.
     Model(ModelArgs),
     /// Print the reference page of a feature set, or the list of sets.
@@ -103,6 +109,9 @@ pub struct Live {
     /// How often a `stats` line is written.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub stats_interval: Duration,
+    /// What verdicts do to packets.
+    #[command(flatten)]
+    pub reacting: Reacting,
     /// How flows are written.
     #[command(flatten)]
     pub writing: Writing,
@@ -115,6 +124,42 @@ pub struct Live {
     /// What scores.
     #[command(flatten)]
     pub scoring: Scoring,
+}
+
+/// What verdicts do to packets.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "The pre-filter")]
+pub struct Reacting {
+    /// What verdicts do to packets, from the packet after the verdict on. If the agent dies, hangs, or cannot score, every
+    /// packet passes again within two seconds.
+    #[arg(long, value_enum, default_value_t = Mode::Watch)]
+    pub mode: Mode,
+    /// Interface where the inspector (Suricata, Zeek, a recorder) listens; with `mirror` and `divert`.
+    #[arg(long, value_name = "NAME")]
+    pub inspector: Option<String>,
+    /// Do something else for a verdict: `unknown=pass`, or `benign@first=inspect` for those given at the first checkpoint
+    /// (8 packets) only; may be repeated. Verdicts: none, benign, unknown, malicious. Stages: first, later. Actions: pass,
+    /// inspect (mirror, divert), drop (divert, block).
+    #[arg(long, value_name = "VERDICT[@STAGE]=ACTION", value_parser = parse_override)]
+    pub on: Vec<Override>,
+    /// Treat as benign whatever this file lists, before any verdict: a line is a prefix, or `any`, and then a port if one is
+    /// meant (`192.0.2.0/24 443`). Read again on SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    pub allow: Option<PathBuf>,
+    /// Treat as malicious whatever this file lists, before any verdict, unless it is allowed. Read again on SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    pub deny: Option<PathBuf>,
+    /// Let the inspector see a random 1 in N of the flows cleared as benign, so that `flowmeter audit` can tell what it
+    /// misses.
+    #[arg(long, value_name = "N")]
+    pub audit: Option<NonZeroU32>,
+    /// Leave programs and flows in place when the agent ends by SIGTERM or dies, pinned in this folder of the BPF file
+    /// system (/sys/fs/bpf/flowmeter); the next agent with the same folder goes on with them. Ctrl-C removes them.
+    #[arg(long, value_name = "FOLDER")]
+    pub pin: Option<PathBuf>,
+    /// Yes, `block` is to drop traffic on the model's word.
+    #[arg(long)]
+    pub yes_drop_traffic: bool,
 }
 
 /// Formats in which flows are written.
@@ -184,6 +229,23 @@ pub struct Pcap {
     /// What scores.
     #[command(flatten)]
     pub scoring: Scoring,
+}
+
+/// Arguments of `audit`.
+///
+/// With `live --audit N` a random 1 in N of the flows cleared as benign goes to the inspector all the same. The share of
+/// them in which it raises an alert after the verdict is the share of all cleared flows in which it would have.
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// The agent's log (`live --log`).
+    #[arg(short, long, value_name = "FILE")]
+    pub log: PathBuf,
+    /// Suricata's alerts (eve.json, with `community-id: true`).
+    #[arg(short, long, value_name = "FILE")]
+    pub eve: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `model`.

@@ -6,7 +6,8 @@
 //! 2. [`context`]: what surrounds a flow. [`features`]: one table of what is calculated from a flow.
 //! 3. [`model`] and [`verdict`]: a score, a verdict, and what moved it.
 //! 4. [`sink`], [`stats`] and [`delay`]: the log, tables, the accounting.
-//! 5. [`pipeline`]: the one place that knows all stages; [`command`] puts it together for each use.
+//! 5. [`reaction`]: what a verdict does to packets, if the agent does more than watch.
+//! 6. [`pipeline`]: the one place that knows all stages; [`command`] puts it together for each use.
 
 pub mod cli;
 pub mod command;
@@ -16,6 +17,7 @@ pub mod features;
 pub mod kernel;
 pub mod model;
 pub mod pipeline;
+pub mod reaction;
 pub mod record;
 pub mod sink;
 pub mod source;

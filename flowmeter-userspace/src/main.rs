@@ -26,6 +26,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Live(args) => command::live::run(args),
         Command::Pcap(args) => command::pcap::run(args),
+        Command::Audit(args) => command::audit::run(args),
         Command::Doctor(args) => command::doctor::run(args),
         Command::Features(args) => command::features(args),
         Command::Model(args) => match &args.command {

@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use flowmeter_common::reaction::mark;
 
 use crate::features::FeatureSet;
 use crate::model::Verdict;
 use crate::model::drift::{LARGEST_OUTSIDE, LARGEST_SHIFT};
+use crate::reaction::Marker;
 use crate::record::{FlowRecord, Stage};
 use crate::sink::Sink;
 use crate::stats::{DriftStats, PipelineCounts, Shift, Stats};
@@ -19,8 +21,8 @@ pub struct Feedback {
     pub slot: u32,
     /// The tag it had; if it has changed, the flow has gone.
     pub tag: u64,
-    /// The verdict's number.
-    pub verdict: u32,
+    /// The verdict and what belongs to it, see [`mark`].
+    pub mark: u32,
 }
 
 /// Everything after the sources.
@@ -34,6 +36,9 @@ pub struct Pipeline {
     scored: (u64, Duration),
     /// What was said last of whether the model fits the traffic.
     said_to_fit: Option<bool>,
+    marker: Marker,
+    /// Whether the latest batch could be scored.
+    scores: bool,
 }
 
 impl Pipeline {
@@ -47,6 +52,8 @@ impl Pipeline {
             scoring_failed: false,
             scored: (0, Duration::ZERO),
             said_to_fit: None,
+            marker: Marker::default(),
+            scores: true,
         }
     }
 
@@ -103,6 +110,16 @@ impl Pipeline {
         })
     }
 
+    /// Has flows that live marked by this marker.
+    pub fn mark_by(&mut self, marker: Marker) {
+        self.marker = marker;
+    }
+
+    /// False while the model fails: what it said before is not to be relied on.
+    pub fn scores(&self) -> bool {
+        self.scores
+    }
+
     /// True if what surrounds a flow is asked for: for the columns, or by the model.
     pub fn needs_context(&self) -> bool {
         self.set.context || self.judge.as_ref().is_some_and(|judge| judge.feature_set().context)
@@ -138,12 +155,14 @@ impl Pipeline {
                 Stage::End(_) => count(&mut self.counts, verdict),
                 Stage::Checkpoint { slot, tag } => {
                     self.counts.checkpoints += 1;
-                    let number = verdict.map_or(0, Verdict::number);
-                    if number == record.entry.verdict {
+                    let mark = self.marker.mark(verdict, record);
+                    if mark != record.entry.verdict {
+                        feedback.push(Feedback { slot, tag, mark });
+                    }
+                    if mark::verdict(mark) == mark::verdict(record.entry.verdict) {
                         continue;
                     }
                     self.counts.verdicts_changed += 1;
-                    feedback.push(Feedback { slot, tag, verdict: number });
                 }
             }
             self.counts.unexplained += u64::from(unexplained);
@@ -196,6 +215,7 @@ impl Pipeline {
         let outcome = judge.judge(records, batch.filter(|_| same_set));
         self.scored.1 += start.elapsed();
         self.scored.0 += outcome.as_ref().map_or(0, |judged| judged.len() as u64);
+        self.scores = outcome.is_ok();
         match outcome {
             Ok(judged) => judged,
             Err(error) => {

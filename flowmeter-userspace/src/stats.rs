@@ -1,7 +1,11 @@
 //! The accounting, as it stands in the log and at the end.
 
 use flowmeter_common::counter::{InterfaceCounters, Skip};
+use flowmeter_common::reaction::{Cause, Outcome, ReactionCounters, Tally};
 use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::reaction::Mode;
 
 use crate::delay::Quantiles;
 
@@ -120,7 +124,7 @@ pub struct Shift {
 }
 
 /// Those counts that are not zero, by name.
-fn occurred<const N: usize>(counts: [(&str, u64); N]) -> serde_json::Map<String, serde_json::Value> {
+fn occurred<const N: usize>(counts: [(&str, u64); N]) -> Map<String, Value> {
     counts.into_iter().filter(|(_, n)| *n != 0).map(|(name, n)| (name.to_owned(), n.into())).collect()
 }
 
@@ -140,18 +144,93 @@ pub struct Account {
     /// Bytes of them.
     pub folded_bytes: u64,
     /// Packets of them by cause; causes that did not occur are left out.
-    pub folded_by_cause: serde_json::Map<String, serde_json::Value>,
+    pub folded_by_cause: Map<String, Value>,
     /// Packets of them that the aggregates had no slot for either.
     pub unaggregated: u64,
     /// Packets that are not counted in flows by their nature.
     pub skipped: u64,
     /// Those, by reason; reasons that did not occur are left out.
-    pub skipped_by_reason: serde_json::Map<String, serde_json::Value>,
-    /// True if seen = counted + folded + skipped.
+    pub skipped_by_reason: Map<String, Value>,
+    /// What became of the packets, if they were not only watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reaction: Option<Reacted>,
+    /// True if seen = counted + folded + skipped, and if what became of the packets adds up to it as well.
     pub identity: bool,
 }
 
+/// What became of an interface's packets: packets, and bytes of IP packets.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reacted {
+    /// The mode.
+    pub mode: Mode,
+    /// By outcome.
+    #[serde(flatten)]
+    pub outcomes: Map<String, Value>,
+    /// What the inspector was spared: kept from it because of what was known. Null in `block`.
+    pub spared: Option<Value>,
+    /// Packets that were counted and that the hook which copies them did not see, or has not seen yet; only in `mirror`.
+    pub between: u64,
+    /// By cause, then by outcome; what did not occur is left out.
+    pub by_cause: Map<String, Value>,
+    /// True if it adds up to the packets seen. While packets flow it may be short of those that are on their way.
+    pub identity: bool,
+}
+
+impl Reacted {
+    /// Of an interface that had `seen` packets when, or after, the counters were read; exact if nothing comes any more.
+    pub fn new(
+        mode: Mode,
+        arrived: &ReactionCounters,
+        left: &ReactionCounters,
+        seen: u64,
+        last: bool,
+    ) -> Self {
+        let mut all = *arrived;
+        all.add(left);
+        let tally = |tally: Tally| json!({"packets": tally.packets, "bytes": tally.bytes});
+        let outcomes = Outcome::ALL
+            .map(|outcome| (outcome.name().to_owned(), tally(all.sum(|_, other| other == outcome))));
+        let spares = match mode {
+            Mode::Mirror => Some(Outcome::Passed),
+            Mode::Divert => Some(Outcome::Dropped),
+            Mode::Watch | Mode::Block => None,
+        };
+        let spared =
+            spares.map(|outcome| tally(all.sum(|cause, other| cause != Cause::Stale && other == outcome)));
+        let by_cause = Cause::ALL
+            .into_iter()
+            .map(|cause| {
+                let occurred: Map<String, Value> = Outcome::ALL
+                    .map(|outcome| (outcome, all.sum(|c, o| c == cause && o == outcome)))
+                    .into_iter()
+                    .filter(|(_, tally)| tally.packets != 0)
+                    .map(|(outcome, sum)| (outcome.name().to_owned(), tally(sum)))
+                    .collect();
+                (cause.name().to_owned(), occurred)
+            })
+            .filter(|(_, occurred)| !occurred.is_empty())
+            .map(|(name, occurred)| (name, occurred.into()))
+            .collect();
+        let total = all.total().packets;
+        let exact = last && mode != Mode::Mirror;
+        Self {
+            mode,
+            outcomes: outcomes.into_iter().collect(),
+            spared,
+            between: if mode == Mode::Mirror { seen.saturating_sub(total) } else { 0 },
+            by_cause,
+            identity: if exact { total == seen } else { total <= seen },
+        }
+    }
+}
+
 impl Account {
+    /// Adds what became of the packets.
+    pub fn react(&mut self, reacted: Reacted) {
+        self.identity &= reacted.identity;
+        self.reaction = Some(reacted);
+    }
+
     /// An interface's account.
     pub fn new(interface: &str, counters: &InterfaceCounters) -> Self {
         Self {
@@ -170,6 +249,7 @@ impl Account {
             skipped_by_reason: occurred(
                 Skip::ALL.map(|reason| (reason.name(), counters.skipped[reason as usize])),
             ),
+            reaction: None,
             identity: counters.balanced(),
         }
     }

@@ -133,11 +133,16 @@ impl Agent {
 
     /// Waits for the line that says every interface is watched.
     fn wait_ready(&mut self) -> Result<()> {
+        self.wait_said(READY)
+    }
+
+    /// Waits until it says a line on standard error, from now on, that contains these words.
+    pub fn wait_said(&mut self, words: &str) -> Result<()> {
         let limit = Instant::now() + START;
         loop {
             match self.lines.recv_timeout(limit.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    let ready = line.contains(READY);
+                    let ready = line.contains(words);
                     self.keep(line);
                     if ready {
                         return Ok(());
@@ -145,7 +150,7 @@ impl Agent {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     bail!(
-                        "flowmeter did not say `{READY}` within {} s; it said:\n{}",
+                        "flowmeter did not say `{words}` within {} s; it said:\n{}",
                         START.as_secs(),
                         self.said
                     )
@@ -153,7 +158,7 @@ impl Agent {
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.child.wait().context("waiting for flowmeter")?;
                     bail!(
-                        "flowmeter ended with {status} before it watched; it said:\n{}",
+                        "flowmeter ended with {status} before it said `{words}`; it said:\n{}",
                         self.said.trim_end()
                     )
                 }
@@ -169,6 +174,28 @@ impl Agent {
     /// What is in the log by now; a line that is being written is left out.
     pub fn rows(&self) -> Result<Vec<Value>> {
         read_log(&self.log)
+    }
+
+    /// Waits until the log has as many rows as wanted that are as wanted.
+    pub fn wait_for(&self, count: usize, wanted: impl Fn(&Value) -> bool) -> Result<()> {
+        let limit = Instant::now() + START;
+        loop {
+            let rows = self.rows()?;
+            let found = rows.iter().filter(|row| wanted(row)).count();
+            if found >= count {
+                return Ok(());
+            }
+            ensure!(Instant::now() < limit, "{found} of {count} rows came; the last: {:?}", rows.last());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Sends any signal, and does not wait.
+    pub fn signal(&self, number: libc::c_int) -> Result<()> {
+        // SAFETY: no pointers; the child has not been waited for, so the number is still its own.
+        let result = unsafe { libc::kill(self.child.id() as libc::pid_t, number) };
+        ensure!(result == 0, "signalling flowmeter: {}", std::io::Error::last_os_error());
+        Ok(())
     }
 
     /// The operating system's number of the process.

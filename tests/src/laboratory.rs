@@ -9,11 +9,12 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
-use flowmeter::kernel::{Ring, SharedTable, TableSize};
+use flowmeter::kernel::{Filter, Ring, SharedTable, TableSize};
 use flowmeter_common::config::{KernelConfig, Timeouts};
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::FlowState;
 use flowmeter_common::parse::Look;
+use flowmeter_common::reaction::ReactionConfig;
 
 /// The programs for tests and benchmarks; built beside the shipped object.
 const OBJECT: &str = "../target/bpf/flowmeter-laboratory";
@@ -56,6 +57,8 @@ pub struct Setup<'a> {
     pub traffic: Traffic,
     /// The interface by which what is generated leaves; 0 if nothing is.
     pub leave_by: u32,
+    /// What becomes of packets.
+    pub reaction: ReactionConfig,
 }
 
 impl Default for Setup<'_> {
@@ -67,6 +70,7 @@ impl Default for Setup<'_> {
             flows: 1,
             traffic: Traffic::AsGiven,
             leave_by: 0,
+            reaction: ReactionConfig::WATCH,
         }
     }
 }
@@ -138,6 +142,7 @@ impl Laboratory {
         let mut loader = EbpfLoader::new();
         loader
             .override_global("CONFIG", &config, true)
+            .override_global("REACTION", &setup.reaction, true)
             .override_global("TRAFFIC_MASK", &mask, true)
             .override_global("LEAVE_BY", &setup.leave_by, true)
             .map_max_entries("BUCKETS", size.buckets)
@@ -196,6 +201,14 @@ impl Laboratory {
         Ok(Ring::new(self.take_map("EVENTS")?.try_into()?))
     }
 
+    /// The pre-filter's maps, once.
+    ///
+    /// # Errors
+    /// They have been taken.
+    pub fn filter(&mut self, config: &ReactionConfig) -> Result<Filter> {
+        Filter::take(&mut self.ebpf, config)
+    }
+
     /// Places every CPU at the same point of the traffic.
     ///
     /// # Errors
@@ -221,6 +234,16 @@ impl Laboratory {
     /// # Errors
     /// The kernel does not run it, or the program does not pass the packet.
     pub fn run(&self, program: &str, frame: &[u8], times: u32) -> Result<Duration> {
+        let (returned, took) = self.outcome(program, frame, times)?;
+        ensure!(returned == XDP_PASS, "the program returned {returned}");
+        Ok(took)
+    }
+
+    /// Runs a program likewise, and returns what it returned the last time as well.
+    ///
+    /// # Errors
+    /// The kernel does not run it.
+    pub fn outcome(&self, program: &str, frame: &[u8], times: u32) -> Result<(u32, Duration)> {
         let program: &Xdp =
             self.ebpf.program(program).with_context(|| format!("no program {program}"))?.try_into()?;
         let ran = program.test_run(TestRunOptions {
@@ -228,8 +251,7 @@ impl Laboratory {
             repeat: times,
             ..TestRunOptions::new()
         })?;
-        ensure!(ran.return_value == XDP_PASS, "the program returned {}", ran.return_value);
-        Ok(ran.duration)
+        Ok((ran.return_value, ran.duration))
     }
 
     /// Sends `times` frames by the interface of the [`Setup`], from the network namespace that this thread is in, as fast

@@ -7,7 +7,7 @@
 //! 3. [`replay`]: sends frames out of an interface, as recorded or as fast as it goes.
 //! 4. [`agent`]: runs the `flowmeter` binary as its users do.
 //! 5. [`row`]: reads its log.
-//! 6. [`tap`]: counts the same packets by other means.
+//! 6. [`tap`]: counts the same packets by other means; [`inspector`]: captures what FlowMeter lets through to it.
 //! 7. [`fixtures`]: small captures, each of one hard case; [`corpora`]: large collections of found ones.
 //! 8. [`packets`]: sequences of parsed packets, made of any bytes.
 //! 9. [`laboratory`]: the kernel programs without an interface; [`programs`]: puts recorded packets through them.
@@ -19,6 +19,7 @@ pub mod agent;
 pub mod corpora;
 pub mod fixtures;
 pub mod frames;
+pub mod inspector;
 pub mod laboratory;
 pub mod netns;
 pub mod onnx;

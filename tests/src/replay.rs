@@ -180,6 +180,18 @@ impl Sender {
         Ok(sent)
     }
 
+    /// Sends one frame once; false if the kernel has dropped it.
+    pub fn offer(&self, bytes: &[u8]) -> Result<bool> {
+        // SAFETY: pointer and length are those of a slice that outlives the call.
+        let count = unsafe { libc::send(self.socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            _ if count >= 0 => Ok(true),
+            Some(libc::ENOBUFS) => Ok(false),
+            _ => bail!("sending {} bytes on {}: {error}", bytes.len(), self.interface),
+        }
+    }
+
     fn allows(&self, frame: &Frame) -> bool {
         let tagged = frame.data.get(12..14).is_some_and(|kind| kind == [0x81, 0x00] || kind == [0x88, 0xa8]);
         let room = self.longest + if tagged { VLAN_TAG } else { 0 };

@@ -173,7 +173,8 @@ fn inside_of_tunnels() -> Result<()> {
 /// is a secret live.
 fn surroundings(row: &Value) -> Result<BTreeMap<String, String>> {
     let features = row["features"].as_object().context("--features writes every feature")?;
-    let counted = |name: &str| name.ends_with("_10m") && !name.contains("_peers_") && !name.contains("_ports_");
+    let counted =
+        |name: &str| name.ends_with("_10m") && !name.contains("_peers_") && !name.contains("_ports_");
     let all = features.iter().filter(|(name, _)| counted(name) || name.ends_with("_share"));
     Ok(all.map(|(name, value)| (name.clone(), value.to_string())).collect())
 }
@@ -188,7 +189,8 @@ fn what_surrounds_a_flow() -> Result<()> {
         let to = format!("198.51.100.{}", i + 1);
         Packet::ipv4("192.0.2.9", &to).with(Transport::tcp(5000 + i as u16, 23).flags(tcp::SYN)).build()
     };
-    let other = Packet::ipv4("192.0.2.1", "203.0.113.7").with(Transport::udp(4000, 53).payload([1; 30])).build();
+    let other =
+        Packet::ipv4("192.0.2.1", "203.0.113.7").with(Transport::udp(4000, 53).payload([1; 30])).build();
     let frames: Vec<Frame> = (0..40)
         .map(probe)
         .chain([other])

@@ -17,22 +17,30 @@ fn the_programs_leave_old_verifiers_room() -> Result<()> {
     if !require_root("what the kernel's verifier says of the programs") {
         return Ok(());
     }
+    walk(&[], &["flowmeter_ingr", "flowmeter_egre"])?;
+    walk(&["--mode", "block", "--yes-drop-traffic"], &["filter_ingress", "filter_egress"])?;
+    walk(&["--mode", "mirror", "--inspector", "lo"], &["flowmeter_ingr", "filter_egress", "mirror_ingress"])
+}
+
+/// Runs the agent with further words, and looks at the programs whose names begin so.
+fn walk(words: &[&str], names: &[&str]) -> Result<()> {
     let (place, peer) = (Namespace::new("verifier")?, Namespace::new("verifier-peer")?);
     place.join("v0", &peer, "v1", Chatter::None, Offload::Usual)?;
     let folder = tempfile::tempdir()?;
-    let agent = Agent::start(&place, &["v0"], &folder.path().join("log"), &["--no-model"])?;
+    let agent =
+        Agent::start(&place, &["v0"], &folder.path().join("log"), &[&["--no-model"], words].concat())?;
     let mut walked = Vec::new();
     for program in aya::programs::loaded_programs() {
         let program = program.context("reading the kernel's list of programs")?;
         let name = program.name_as_str().unwrap_or_default().to_owned();
-        if name.starts_with("flowmeter_") {
+        if names.iter().any(|begin| name.starts_with(begin)) {
             let count = program.verified_instruction_count().context("the kernel does not say")?;
             walked.push((name, count));
         }
     }
     agent.stop(Signal::Interrupt)?.expect_clean()?;
     println!("{walked:?}");
-    for way in ["flowmeter_ingr", "flowmeter_egre"] {
+    for way in names {
         let of_it: Vec<_> = walked.iter().filter(|(name, _)| name.starts_with(way)).collect();
         ensure!(!of_it.is_empty(), "no program {way}… is loaded: {walked:?}");
         for (name, count) in of_it {

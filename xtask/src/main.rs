@@ -48,7 +48,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Build, then measure: the capture path, the kernel programs, a cable, scoring, reasons, delays.
+    /// Build, then measure: the capture path, the kernel programs, a cable, the pre-filter, scoring, reasons, delays.
     Bench {
         /// What is measured, and how; `cargo xtask bench help` shows it.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

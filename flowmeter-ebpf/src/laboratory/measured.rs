@@ -7,6 +7,7 @@ use aya_ebpf::programs::XdpContext;
 
 use super::{plain, traffic};
 use crate::clock;
+use crate::react;
 use crate::track;
 
 /// Nothing.
@@ -33,6 +34,14 @@ pub fn bench_flowmeter(ctx: XdpContext) -> u32 {
     traffic::next(&ctx);
     track::arrived(&ctx, 0, 0, clock::now);
     XDP_PASS
+}
+
+/// All that is shipped, and the pre-filter's decision.
+#[xdp(frags)]
+#[inline(always)]
+pub fn bench_filter(ctx: XdpContext) -> u32 {
+    traffic::next(&ctx);
+    react::arrived(&ctx, 0)
 }
 
 /// All that is shipped, but for reading the clock.

@@ -9,21 +9,25 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use flowmeter_common::flow::FIRST_CHECKPOINT;
+use flowmeter_common::reaction::BEAT_EVERY;
 use flowmeter_common::table::Memory as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{Judges, feature_set, judge};
-use crate::cli::{Live, Writing};
+use crate::cli::{Format, Live, Reacting, Writing};
 use crate::context::Context;
 use crate::delay::Delays;
-use crate::kernel::{self, Counters, Kernel, Loaded, Settings, SharedTable, TableSize, clock};
+use crate::kernel::{
+    self, Counters, Heart, Kernel, ListMaps, Loaded, Settings, SharedTable, TableSize, clock,
+};
 use crate::pipeline::{Feedback, Pipeline};
+use crate::reaction::{Marker, Mode, Policy, lists};
 use crate::record::{FlowRecord, Stage};
 use crate::sink::{self, table::Extent};
 use crate::source::live::{BATCH, Harvested, Harvester, Known};
-use crate::stats::{Account, DriftStats, FlowCounts, PipelineCounts, ScoringStats, Stats};
+use crate::stats::{Account, DriftStats, FlowCounts, PipelineCounts, Reacted, ScoringStats, Stats};
 use crate::verdict::Judge;
 
 /// Batches between harvest and pipeline, of living flows, which are in a hurry, and of ended ones; when they are all taken,
@@ -46,6 +50,8 @@ struct Received {
 /// Flows that have ended, and what follows them.
 enum Message {
     Flows(Taken),
+    /// The harvest was well at that time.
+    Beat(u64),
     Stats(Box<StatsRequest>),
 }
 
@@ -82,22 +88,31 @@ struct StatsRequest {
 pub fn run(args: &Live) -> Result<ExitCode> {
     kernel::require()?;
     let size = TableSize::for_flows(args.max_flows)?;
+    let policy = policy(args)?;
+    let rules = lists::read(args.reacting.allow.as_deref(), args.reacting.deny.as_deref())?;
     let settings = Settings {
         interfaces: args.interface.clone(),
-        egress: !args.no_egress,
+        // What leaves a mirror port is nothing that was mirrored.
+        egress: !args.no_egress && policy.mode() != Mode::Divert,
         timeouts: args.timing.timeouts(),
         look: args.parsing.look(),
         size,
+        policy,
+        pin: args.reacting.pin.clone(),
     };
     let set = feature_set(&args.writing.set)?;
     // Everything that can be refused is refused before anything is attached.
-    let Loaded { kernel, table, aggregates, ring, counters } = Kernel::load(&settings)?;
+    let Loaded { kernel, table, aggregates, ring, counters, heart, mut lists, adopted } =
+        Kernel::load(&settings)?;
+    lists.install(&heart, &rules)?;
     let judges = Judges::of(&args.scoring)?;
     let judge = judge(judges.as_ref())?.map(Judge::explaining_in_time);
     let extent = Extent { scored: judge.is_some(), several: args.interface.len() > 1 };
     let Writing { format, features, .. } = args.writing;
-    let sink = sink::make(format, sink::open(&args.log)?, set, extent, features)?;
-    let pipeline = Pipeline::new(set, judge, sink);
+    let out = sink::open_with(&args.log, adopted && format == Format::Jsonl)?;
+    let sink = sink::make(format, out, set, extent, features)?;
+    let mut pipeline = Pipeline::new(set, judge, sink);
+    pipeline.mark_by(Marker::new(args.reacting.audit, kernel::random_seed()?));
     let table = Arc::new(table);
     let context = match pipeline.needs_context() {
         true => Some(Context::new(kernel::random_seed()?)),
@@ -105,13 +120,27 @@ pub fn run(args: &Live) -> Result<ExitCode> {
     };
     let harvester =
         Harvester::new(Arc::clone(&table), Arc::new(aggregates), ring, settings.timeouts, context);
-    let parts = Parts { kernel, counters, table, harvester, pipeline, judges };
+    let parts = Parts { kernel, counters, table, harvester, pipeline, judges, heart, lists, adopted };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(watch(parts, settings, args.stats_interval))
+    runtime.block_on(watch(parts, settings, args))
+}
+
+/// The table of actions that was asked for.
+fn policy(args: &Live) -> Result<Policy> {
+    let Reacting { mode, inspector, on, audit, yes_drop_traffic, allow, deny, .. } = &args.reacting;
+    ensure!(
+        *mode != Mode::Block || *yes_drop_traffic,
+        "--mode block drops traffic on the word of a model, which errs; if that is meant, add --yes-drop-traffic"
+    );
+    ensure!(
+        *mode != Mode::Watch || (allow.is_none() && deny.is_none()),
+        "--allow and --deny say what is done with packets; in --mode watch all pass"
+    );
+    Policy::new(*mode, inspector.as_deref(), on, *audit, &args.interface)
 }
 
 struct Parts {
@@ -121,15 +150,26 @@ struct Parts {
     harvester: Harvester,
     pipeline: Pipeline,
     judges: Option<Judges>,
+    heart: Heart,
+    lists: ListMaps,
+    adopted: bool,
 }
 
-async fn watch(parts: Parts, settings: Settings, stats_interval: Duration) -> Result<ExitCode> {
-    let Parts { mut kernel, counters, table, harvester, pipeline, judges } = parts;
+async fn watch(parts: Parts, settings: Settings, args: &Live) -> Result<ExitCode> {
+    let Parts { mut kernel, counters, table, mut harvester, pipeline, judges, heart, mut lists, adopted } =
+        parts;
     let context = pipeline.needs_context();
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
 
+    if adopted {
+        log::info!("going on with the flows that an agent before has left");
+        harvester.resume(heart.ledger());
+    }
+    for line in settings.policy.lines() {
+        log::info!("{line}");
+    }
     for attachment in kernel.attach(&settings)? {
         log::info!(
             "{}: watching, {} XDP for what comes in{}",
@@ -154,31 +194,74 @@ async fn watch(parts: Parts, settings: Settings, stats_interval: Duration) -> Re
     let counters = Arc::new(counters);
     let ((living, from_living), (rest, from_rest)) = (mpsc::channel(QUEUE), mpsc::channel(QUEUE));
     let received = Received { living: from_living, rest: from_rest };
-    let mut harvest = spawn_harvest(harvester, living, rest, Arc::clone(&stop), stats_interval);
+    let heart = Arc::new(heart);
+    let leave = Arc::new(AtomicBool::new(false));
+    let harvesting =
+        Harvesting { stop: Arc::clone(&stop), leave: Arc::clone(&leave), heart: Arc::clone(&heart) };
+    let mut harvest = spawn_harvest(harvester, living, rest, harvesting, args.stats_interval);
     let (reloads, loaded) = blocking::sync_channel(1);
     let reload =
         Reload { judges: judges.map(|judges| Arc::new(Mutex::new(judges))), context, loaded: reloads };
-    let mut write = spawn_pipeline(pipeline, received, loaded, Arc::clone(&table), Arc::clone(&counters));
+    let shared = Shared {
+        table,
+        counters: Arc::clone(&counters),
+        heart: Arc::clone(&heart),
+        mode: settings.policy.mode(),
+        adopted,
+    };
+    let mut write = spawn_pipeline(pipeline, received, loaded, shared);
 
     let mut log_ticks = tokio::time::interval(LOG_PERIOD);
     let outcome = loop {
         tokio::select! {
             _ = interrupt.recv() => break Ok(()),
-            _ = terminate.recv() => break Ok(()),
-            _ = hangup.recv() => reload.start(),
+            _ = terminate.recv() => {
+                leave.store(settings.pin.is_some(), Ordering::Release);
+                break Ok(());
+            }
+            _ = hangup.recv() => {
+                reload.start();
+                reload_lists(&args.reacting, &mut lists, &heart);
+            }
             ended = &mut harvest => break Err(why_ended(ended, "taking flows out of the table")),
             ended = &mut write => break Err(why_ended(ended, "writing flows")),
             _ = log_ticks.tick() => kernel.flush_log(),
         }
     };
-    kernel.detach()?;
+    let leaves = leave.load(Ordering::Acquire);
+    if !leaves {
+        kernel.detach()?;
+    }
     kernel.flush_log();
     outcome?;
-    log::info!("detached; writing out the flows that live");
+    log::info!(
+        "{}",
+        match leaves {
+            true => "leaving the flows that live to the next agent",
+            false => "detached; writing out the flows that live",
+        }
+    );
     stop.store(true, Ordering::Release);
     let harvested = harvest.await.context("the harvest panicked")??;
     write.await.context("the pipeline panicked")??;
-    report(&counters, harvested)
+    if leaves {
+        return Ok(ExitCode::SUCCESS);
+    }
+    report(&counters, harvested, adopted)
+}
+
+/// Reads the lists again and puts them in force; if they are wrong, those before stay.
+fn reload_lists(reacting: &Reacting, lists: &mut ListMaps, heart: &Heart) {
+    let Reacting { allow, deny, .. } = reacting;
+    if allow.is_none() && deny.is_none() {
+        return;
+    }
+    let installed = lists::read(allow.as_deref(), deny.as_deref())
+        .and_then(|rules| lists.install(heart, &rules).map(|()| rules.len()));
+    match installed {
+        Ok(rules) => log::info!("allow and deny lists read again: {rules} rules are in force"),
+        Err(error) => log::error!("the allow and deny lists stay as they were: {error:#}"),
+    }
 }
 
 fn why_ended<T>(ended: Result<Result<T>, tokio::task::JoinError>, doing: &str) -> anyhow::Error {
@@ -189,15 +272,26 @@ fn why_ended<T>(ended: Result<Result<T>, tokio::task::JoinError>, doing: &str) -
     }
 }
 
-/// Looks at the table again and again, on a thread of its own, until `stop`; then takes everything out.
+/// What the harvest's thread has in common with the others.
+struct Harvesting {
+    /// Set when it is to end.
+    stop: Arc<AtomicBool>,
+    /// Set before that, if the flows that live are to stay.
+    leave: Arc<AtomicBool>,
+    heart: Arc<Heart>,
+}
+
+/// Looks at the table again and again, on a thread of its own, until told to stop; then takes everything out, unless it is
+/// left to the next agent.
 fn spawn_harvest(
     mut harvester: Harvester,
     living: mpsc::Sender<Taken>,
     sender: mpsc::Sender<Message>,
-    stop: Arc<AtomicBool>,
+    harvesting: Harvesting,
     stats_interval: Duration,
 ) -> JoinHandle<Result<Harvested>> {
     tokio::task::spawn_blocking(move || {
+        let Harvesting { stop, leave, heart } = harvesting;
         let looked_before = Rc::new(Cell::new(clock::monotonic()));
         let mut give = {
             let sender = sender.clone();
@@ -215,17 +309,27 @@ fn spawn_harvest(
             }
         };
         let mut next_stats = clock::monotonic() + stats_interval.as_nanos() as u64;
+        let mut next_beat = 0;
         while !stop.load(Ordering::Acquire) {
             let begin = clock::monotonic();
             let sleep = harvester.look(&mut give)?;
             looked_before.set(begin);
+            heart.note(harvester.harvested().ledger());
+            let now = clock::monotonic();
+            if now >= next_beat {
+                // By the way that verdicts take: who stops on it stops the heart.
+                sender.blocking_send(Message::Beat(now)).map_err(|_| anyhow!("the pipeline has stopped"))?;
+                next_beat = now + BEAT_EVERY;
+            }
             if clock::monotonic() >= next_stats {
                 next_stats += stats_interval.as_nanos() as u64;
                 send_stats(&sender, harvester.harvested(), false, None)?;
             }
             harvester.sleep(sleep);
         }
-        harvester.flush(&mut give)?;
+        if !leave.load(Ordering::Acquire) {
+            harvester.flush(&mut give)?;
+        }
         let harvested = harvester.harvested();
         let (done, written) = oneshot::channel();
         send_stats(&sender, harvested, true, Some(done))?;
@@ -292,22 +396,26 @@ impl Reload {
     }
 }
 
+/// What the pipeline's thread has in common with the kernel.
+struct Shared {
+    table: Arc<SharedTable>,
+    counters: Arc<Counters>,
+    heart: Arc<Heart>,
+    mode: Mode,
+    /// The agent before may have been told to do something else with packets.
+    adopted: bool,
+}
+
 /// Finishes, scores and writes flows, on a thread of its own, until there are no more.
 fn spawn_pipeline(
     pipeline: Pipeline,
     received: Received,
     loaded: blocking::Receiver<Judge>,
-    table: Arc<SharedTable>,
-    counters: Arc<Counters>,
+    shared: Shared,
 ) -> JoinHandle<Result<()>> {
     tokio::task::spawn_blocking(move || {
-        let mut writer = Writer {
-            pipeline,
-            table,
-            counters,
-            at_checkpoints: Delays::default(),
-            at_ends: Delays::default(),
-        };
+        let mut writer =
+            Writer { pipeline, shared, at_checkpoints: Delays::default(), at_ends: Delays::default() };
         let Received { mut living, mut rest } = received;
         let runtime = tokio::runtime::Handle::current();
         // Ended flows of which some have been written.
@@ -333,6 +441,11 @@ fn spawn_pipeline(
                     begun = before;
                 }
                 (Some(Message::Flows(taken)), _) | (None, Some(taken)) => begun = writer.chunk(taken)?,
+                (Some(Message::Beat(at)), _) => {
+                    if writer.pipeline.scores() {
+                        writer.shared.heart.beat(at);
+                    }
+                }
                 (Some(Message::Stats(request)), _) => {
                     // What was sent before it belongs into it.
                     while let Ok(taken) = living.try_recv() {
@@ -350,8 +463,7 @@ fn spawn_pipeline(
 /// What takes flows to the log and their verdicts to the table.
 struct Writer {
     pipeline: Pipeline,
-    table: Arc<SharedTable>,
-    counters: Arc<Counters>,
+    shared: Shared,
     at_checkpoints: Delays,
     at_ends: Delays,
 }
@@ -366,10 +478,10 @@ impl Writer {
     }
 
     fn flows(&mut self, flows: &[FlowRecord], taken: &Taken) -> Result<()> {
-        let counters = &self.counters;
+        let counters = &self.shared.counters;
         let feedback =
             self.pipeline.process(flows, |record| counters.interface(record.entry.key.interface))?;
-        apply(&self.table, &feedback);
+        apply(&self.shared.table, &feedback);
         // Somebody may be reading along.
         self.pipeline.flush()?;
         let now = clock::monotonic();
@@ -393,7 +505,7 @@ impl Writer {
             end_delay_ms: self.at_ends.take(),
         });
         let drift = self.pipeline.drift();
-        let stats = complete(&self.counters, &self.table, &request, self.pipeline.counts(), scoring, drift)?;
+        let stats = complete(&self.shared, &request, self.pipeline.counts(), scoring, drift)?;
         if !stats.identity {
             log::error!("the account is not balanced: {:?}", stats.interfaces);
         }
@@ -417,21 +529,26 @@ fn reached(record: &FlowRecord, taken: &Taken) -> u64 {
 fn apply(table: &SharedTable, feedback: &[Feedback]) {
     for verdict in feedback {
         if table.tag(verdict.slot) == verdict.tag && table.entry(verdict.slot).is_some() {
-            table.store_verdict(verdict.slot, verdict.verdict);
+            table.store_verdict(verdict.slot, verdict.mark);
         }
     }
 }
 
 fn complete(
-    counters: &Counters,
-    table: &SharedTable,
+    shared: &Shared,
     request: &StatsRequest,
     pipeline: PipelineCounts,
     scoring: Option<ScoringStats>,
     drift: Option<DriftStats>,
 ) -> Result<Stats> {
+    let Shared { table, counters, mode, adopted, .. } = shared;
+    let reactions = if *mode == Mode::Watch { Vec::new() } else { counters.reactions()? };
     let read = counters.read()?;
-    let interfaces: Vec<Account> = read.iter().map(|(name, counters)| Account::new(name, counters)).collect();
+    let mut interfaces: Vec<Account> =
+        read.iter().map(|(name, counters)| Account::new(name, counters)).collect();
+    for (account, [arrived, left]) in interfaces.iter_mut().zip(&reactions) {
+        account.react(Reacted::new(*mode, arrived, left, account.seen, request.last && !adopted));
+    }
     Ok(Stats {
         event: "stats",
         timestamp: sink::timestamp(clock::monotonic().wrapping_add(clock::offset_to_epoch())),
@@ -455,7 +572,7 @@ fn complete(
 }
 
 /// Prints the account, and proves that what was counted is what was written.
-fn report(counters: &Counters, harvested: Harvested) -> Result<ExitCode> {
+fn report(counters: &Counters, harvested: Harvested, adopted: bool) -> Result<ExitCode> {
     let mut balanced = true;
     let (mut counted, mut bytes, mut opened, mut aggregated) = (0, 0, 0, 0);
     for (name, counters) in counters.read()? {
@@ -476,6 +593,15 @@ fn report(counters: &Counters, harvested: Harvested) -> Result<ExitCode> {
     );
     let written = (harvested.packets, harvested.bytes, harvested.flows, harvested.aggregated);
     if balanced && (counted, bytes, opened, aggregated) == written {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if balanced && adopted && counted >= harvested.packets && aggregated >= harvested.aggregated {
+        log::warn!(
+            "{} packets of {} flows had been taken out by an agent that died before it could note them; they may be \
+             missing in its log",
+            counted - harvested.packets,
+            opened.saturating_sub(harvested.flows)
+        );
         return Ok(ExitCode::SUCCESS);
     }
     log::error!(

@@ -1,5 +1,6 @@
 //! The subcommands: each puts the stages together for one way of use.
 
+pub mod audit;
 pub mod doctor;
 pub mod live;
 pub mod pcap;

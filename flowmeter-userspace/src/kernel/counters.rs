@@ -3,6 +3,9 @@
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, PerCpuArray};
 use flowmeter_common::counter::InterfaceCounters;
+use flowmeter_common::reaction::ReactionCounters;
+
+use super::filter::Tallies;
 
 /// How often an unbalanced account is read again. A CPU is between two packets at least a tenth of its time, else it
 /// would do nothing but this.
@@ -21,6 +24,8 @@ pub(super) struct Watched {
 /// Reads the counters of watched interfaces.
 pub struct Counters {
     pub(super) map: PerCpuArray<MapData, InterfaceCounters>,
+    /// What became of packets.
+    pub(super) tallies: Tallies,
     /// Each watched interface.
     pub(super) interfaces: Vec<Watched>,
 }
@@ -29,6 +34,15 @@ impl Counters {
     /// Name of a watched interface by its index.
     pub fn interface(&self, index: u32) -> Option<&str> {
         self.interfaces.iter().find(|watched| watched.index == index).map(|watched| watched.name.as_str())
+    }
+
+    /// What became of the packets of each watched interface, in the order of [`read`](Self::read): of those that arrived,
+    /// and of those that left. Read before it, the sum is no more than what was seen.
+    ///
+    /// # Errors
+    /// If the kernel refuses to read the map.
+    pub fn reactions(&self) -> Result<Vec<[ReactionCounters; 2]>> {
+        self.interfaces.iter().map(|watched| self.tallies.read(watched.slot)).collect()
     }
 
     /// Name and summed counters of each watched interface.

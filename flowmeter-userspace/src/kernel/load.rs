@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::links::FdLink;
-use aya::programs::tc::{self, SchedClassifierLinkId};
-use aya::programs::xdp::XdpLinkId;
+use aya::programs::tc::{self, SchedClassifierLink, SchedClassifierLinkId};
+use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -16,15 +17,22 @@ use flowmeter_common::config::{KernelConfig, MAX_INTERFACES, Timeouts, counter_s
 use flowmeter_common::parse::Look;
 
 use super::counters::Watched;
-use super::{Counters, Ring, SharedTable, TableSize};
+use super::filter::Filter;
+use super::pins::{LINK, MAPS, Pins};
+use super::{Counters, Heart, ListMaps, Ring, SharedTable, TableSize};
+use crate::reaction::{Mode, Policy};
 
 /// The compiled programs; the build script puts them here.
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/flowmeter.bpf.o")));
 
-const INGRESS: &str = "flowmeter_ingress";
-const EGRESS: &str = "flowmeter_egress";
+/// The programs: those that only watch, and those that also react.
+const WATCH_INGRESS: &str = "flowmeter_ingress";
+const WATCH_EGRESS: &str = "flowmeter_egress";
+const FILTER_INGRESS: &str = "filter_ingress";
+const FILTER_EGRESS: &str = "filter_egress";
+const MIRROR_INGRESS: &str = "mirror_ingress";
 
 /// The loopback interface's number in every network namespace (the kernel's LOOPBACK_IFINDEX).
 const LOOPBACK_INDEX: u32 = 1;
@@ -42,6 +50,27 @@ pub struct Settings {
     pub look: Look,
     /// Size of the flow table.
     pub size: TableSize,
+    /// What becomes of packets.
+    pub policy: Policy,
+    /// The folder where programs and maps are left for the next agent.
+    pub pin: Option<PathBuf>,
+}
+
+impl Settings {
+    /// The XDP program.
+    fn ingress_program(&self) -> &'static str {
+        match self.policy.mode() {
+            Mode::Watch | Mode::Mirror => WATCH_INGRESS,
+            Mode::Divert | Mode::Block => FILTER_INGRESS,
+        }
+    }
+
+    /// The TC programs, each with where it is attached.
+    fn tc_programs(&self) -> Vec<(&'static str, TcAttachType)> {
+        let egress = if self.policy.mode() == Mode::Watch { WATCH_EGRESS } else { FILTER_EGRESS };
+        let mirror = (self.policy.mode() == Mode::Mirror).then_some((MIRROR_INGRESS, TcAttachType::Ingress));
+        mirror.into_iter().chain(self.egress.then_some((egress, TcAttachType::Egress))).collect()
+    }
 }
 
 /// How one interface is watched.
@@ -61,7 +90,11 @@ pub struct Kernel {
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Closing a link's descriptor detaches it, also when this process is killed.
     ingress_links: Vec<FdLink>,
-    egress_links: Vec<SchedClassifierLinkId>,
+    /// By program.
+    tc_links: Vec<(&'static str, SchedClassifierLinkId)>,
+    /// TC links that are pinned.
+    pinned_tc_links: Vec<FdLink>,
+    pins: Option<Pins>,
 }
 
 /// The loaded kernel side, in the parts that different threads use.
@@ -76,6 +109,12 @@ pub struct Loaded {
     pub ring: Ring,
     /// Accounting.
     pub counters: Counters,
+    /// The heartbeat that keeps verdicts in force.
+    pub heart: Heart,
+    /// Allow and deny lists.
+    pub lists: ListMaps,
+    /// True if the table is one that an agent before has left.
+    pub adopted: bool,
 }
 
 struct Interface {
@@ -91,7 +130,7 @@ impl Kernel {
     pub fn load(settings: &Settings) -> Result<Loaded> {
         let interfaces = find_interfaces(&settings.interfaces)?;
         let multiplier = find_multiplier(&interfaces)?;
-        let config = KernelConfig {
+        let mut config = KernelConfig {
             timeouts: settings.timeouts,
             hash_seed: random_seed()?,
             bucket_mask: settings.size.buckets - 1,
@@ -99,20 +138,35 @@ impl Kernel {
             events_opened: 0,
             tunnels: settings.look.tunnels.into(),
         };
-        let mut ebpf = EbpfLoader::new()
+        let pins = settings.pin.as_deref().map(Pins::open).transpose()?;
+        let adopted = match &pins {
+            Some(pins) => pins.settle(&mut config)?,
+            None => false,
+        };
+        let reaction = settings.policy.config();
+        let mut loader = EbpfLoader::new();
+        if let Some(pins) = &pins {
+            for name in MAPS {
+                loader.map_pin_path(name, pins.map(name));
+            }
+        }
+        let mut ebpf = loader
             .override_global("CONFIG", &config, true)
+            .override_global("REACTION", &reaction, true)
             .map_max_entries("BUCKETS", settings.size.buckets)
             .map_max_entries("ENTRIES", settings.size.slots())
             .load(&OBJECT.0)
             .context("the kernel refused the flow table or the programs' maps")?;
 
         // Before any map is taken out: a program is loaded with its maps' descriptors, which must still be open.
-        let ingress: &mut Xdp = ebpf.program_mut(INGRESS).context("no ingress program")?.try_into()?;
+        let ingress = xdp_program(&mut ebpf, settings.ingress_program())?;
         ingress.load().map_err(explain).context("the kernel refused the ingress program")?;
-        if settings.egress {
-            let egress: &mut SchedClassifier =
-                ebpf.program_mut(EGRESS).context("no egress program")?.try_into()?;
-            egress.load().map_err(explain).context("the kernel refused the egress program")?;
+        for (name, _) in settings.tc_programs() {
+            let program = tc_program(&mut ebpf, name)?;
+            program
+                .load()
+                .map_err(explain)
+                .with_context(|| format!("the kernel refused the program {name}"))?;
         }
 
         let mut table = |buckets, entries, size| {
@@ -124,8 +178,10 @@ impl Kernel {
         let ring = ebpf.take_map("EVENTS").context("the programs have no map EVENTS")?;
         let ring = Ring::new(RingBuf::try_from(ring)?);
         let counters = ebpf.take_map("COUNTERS").context("the programs have no map COUNTERS")?;
+        let Filter { heart, lists, tallies } = Filter::take(&mut ebpf, &reaction)?;
         let counters = Counters {
             map: PerCpuArray::try_from(counters)?,
+            tallies,
             interfaces: interfaces
                 .into_iter()
                 .map(|i| Watched { slot: counter_slot(i.index, multiplier), name: i.name, index: i.index })
@@ -138,8 +194,15 @@ impl Kernel {
                 None
             }
         };
-        let kernel = Self { ebpf, logger, ingress_links: Vec::new(), egress_links: Vec::new() };
-        Ok(Loaded { kernel, table, aggregates, ring, counters })
+        let kernel = Self {
+            ebpf,
+            logger,
+            ingress_links: Vec::new(),
+            tc_links: Vec::new(),
+            pinned_tc_links: Vec::new(),
+            pins,
+        };
+        Ok(Loaded { kernel, table, aggregates, ring, counters, heart, lists, adopted })
     }
 
     /// Attaches to all interfaces, natively where the driver can.
@@ -147,10 +210,19 @@ impl Kernel {
     /// # Errors
     /// An interface refuses. What was attached before is detached when `self` is dropped.
     pub fn attach(&mut self, settings: &Settings) -> Result<Vec<Attachment>> {
-        let xdp: &mut Xdp = self.ebpf.program_mut(INGRESS).context("no ingress program")?.try_into()?;
-        let mut attachments = Vec::new();
+        let xdp = xdp_program(&mut self.ebpf, settings.ingress_program())?;
+        let (mut attachments, mut kept) = (Vec::new(), Vec::new());
         for interface in &settings.interfaces {
-            let (link, mode) = attach_xdp(xdp, interface)?;
+            let (link, mode) = match &self.pins {
+                Some(pins) => {
+                    let (link, mode) = adopt_or_attach_xdp(xdp, pins, interface)?;
+                    let name = xdp_link_name(interface, mode);
+                    let link = pins.keep(link, &name)?;
+                    kept.push(name);
+                    (link, mode)
+                }
+                None => attach_xdp(xdp, interface)?,
+            };
             self.ingress_links.push(link);
             attachments.push(Attachment {
                 interface: interface.clone(),
@@ -158,21 +230,44 @@ impl Kernel {
                 egress: watches_egress(settings, interface),
             });
         }
-        if settings.egress {
-            let tc: &mut SchedClassifier =
-                self.ebpf.program_mut(EGRESS).context("no egress program")?.try_into()?;
-            for interface in settings.interfaces.iter().filter(|name| watches_egress(settings, name)) {
+        for (name, way) in settings.tc_programs() {
+            let tc = tc_program(&mut self.ebpf, name)?;
+            let looked_at = |name: &&String| way == TcAttachType::Ingress || watches_egress(settings, name);
+            for interface in settings.interfaces.iter().filter(looked_at) {
+                let name_kept = format!("{LINK}{}-{interface}", words(way));
+                if let Some(old) = self.pins.as_ref().and_then(|pins| pins.link(&name_kept))
+                    && let Ok(old) = SchedClassifierLink::try_from(old)
+                    && let Ok(link) = tc.attach_to_link(old)
+                {
+                    // The pin is where it was.
+                    self.pinned_tc_links.push(FdLink::try_from(tc.take_link(link)?)?);
+                    kept.push(name_kept);
+                    continue;
+                }
                 let link = tc
-                    .attach(interface, TcAttachType::Egress)
+                    .attach(interface, way)
                     .or_else(|_| {
                         // Kernels before 6.6 have no TCX and need a queueing discipline to hold the filter.
                         let added = tc::qdisc_add_clsact(interface);
                         log::debug!("{interface}: adding clsact: {added:?}");
-                        tc.attach(interface, TcAttachType::Egress)
+                        tc.attach(interface, way)
                     })
-                    .with_context(|| format!("{interface}: cannot attach to outgoing packets"))?;
-                self.egress_links.push(link);
+                    .with_context(|| format!("{interface}: cannot attach to {} packets", words(way)))?;
+                match &self.pins {
+                    Some(pins) => {
+                        let link = FdLink::try_from(tc.take_link(link)?).ok().context(
+                            "--pin needs Linux 6.6 or newer, where what is attached to TC is a link; leave it out, or \
+                             watch with --no-egress",
+                        )?;
+                        self.pinned_tc_links.push(pins.keep(link, &name_kept)?);
+                        kept.push(name_kept);
+                    }
+                    None => self.tc_links.push((name, link)),
+                }
             }
+        }
+        if let Some(pins) = &self.pins {
+            pins.release_links(&kept)?;
         }
         Ok(attachments)
     }
@@ -182,11 +277,15 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses.
     pub fn detach(&mut self) -> Result<()> {
+        if let Some(pins) = &self.pins {
+            pins.remove();
+        }
+        self.pinned_tc_links.clear();
         self.ingress_links.clear();
-        let tc: &mut SchedClassifier =
-            self.ebpf.program_mut(EGRESS).context("no egress program")?.try_into()?;
-        for link in self.egress_links.drain(..) {
-            tc.detach(link).context("cannot detach from outgoing packets")?;
+        for (name, link) in self.tc_links.drain(..) {
+            tc_program(&mut self.ebpf, name)?
+                .detach(link)
+                .with_context(|| format!("cannot detach {name}"))?;
         }
         Ok(())
     }
@@ -199,13 +298,28 @@ impl Kernel {
     }
 }
 
+fn xdp_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    Ok(ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
+}
+
+fn tc_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    Ok(ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
+}
+
+const fn words(way: TcAttachType) -> &'static str {
+    match way {
+        TcAttachType::Ingress => "incoming",
+        _ => "outgoing",
+    }
+}
+
 /// Whether what leaves an interface is counted. What leaves the loopback arrives there, and would be counted twice.
 fn watches_egress(settings: &Settings, interface: &str) -> bool {
     settings.egress && interface_index(interface) != Some(LOOPBACK_INDEX)
 }
 
 /// The kernel's number of an interface of this name.
-fn interface_index(name: &str) -> Option<u32> {
+pub fn interface_index(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
     // SAFETY: a string ending in zero.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
@@ -232,6 +346,24 @@ fn explain(error: ProgramError) -> anyhow::Error {
         }
         other => other.into(),
     }
+}
+
+/// The name under which an interface's XDP link is kept.
+fn xdp_link_name(interface: &str, mode: &str) -> String {
+    format!("{LINK}xdp-{mode}-{interface}")
+}
+
+/// Puts the program into the link that the agent before has left, if there is one whose interface still exists.
+fn adopt_or_attach_xdp(xdp: &mut Xdp, pins: &Pins, interface: &str) -> Result<(FdLink, &'static str)> {
+    for mode in ["native", "generic"] {
+        if let Some(old) = pins.link(&xdp_link_name(interface, mode))
+            && let Ok(link) = xdp.attach_to_link(XdpLink::try_from(old)?)
+            && let Some(link) = as_fd_link(xdp, link)?
+        {
+            return Ok((link, mode));
+        }
+    }
+    attach_xdp(xdp, interface)
 }
 
 /// Tries native mode, then generic.

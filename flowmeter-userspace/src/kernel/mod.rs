@@ -4,13 +4,16 @@
 
 pub mod clock;
 mod counters;
+mod filter;
 mod load;
+mod pins;
 mod preflight;
 mod ring;
 mod table;
 
 pub use counters::Counters;
-pub use load::{Attachment, Kernel, Loaded, Settings, random_seed};
+pub use filter::{Filter, Heart, ListMaps};
+pub use load::{Attachment, Kernel, Loaded, Settings, interface_index, random_seed};
 pub use preflight::{Check, checks, require};
 pub use ring::Ring;
 pub use table::{SharedTable, TableSize};

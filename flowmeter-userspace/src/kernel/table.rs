@@ -156,11 +156,16 @@ impl SharedTable {
     /// # Errors
     /// If the kernel refuses; [`super::require`] has checked that it does not.
     pub fn grace_period(&self) -> Result<()> {
-        compiler_fence(Ordering::SeqCst);
-        // A global membarrier waits for a scheduler-RCU grace period; XDP and TC programs run inside of one.
-        ensure!(membarrier(MEMBARRIER_GLOBAL) == 0, "membarrier failed: {}", std::io::Error::last_os_error());
-        Ok(())
+        grace_period()
     }
+}
+
+/// See [`SharedTable::grace_period`].
+pub(super) fn grace_period() -> Result<()> {
+    compiler_fence(Ordering::SeqCst);
+    // A global membarrier waits for a scheduler-RCU grace period; XDP and TC programs run inside of one.
+    ensure!(membarrier(MEMBARRIER_GLOBAL) == 0, "membarrier failed: {}", std::io::Error::last_os_error());
+    Ok(())
 }
 
 /// `complete` of both directions.
@@ -196,8 +201,9 @@ impl Memory for SharedTable {
 }
 
 /// A map's values in this process's memory.
-struct Mapping {
-    start: NonNull<libc::c_void>,
+pub(super) struct Mapping {
+    /// Where it begins.
+    pub(super) start: NonNull<libc::c_void>,
     length: usize,
 }
 
@@ -207,7 +213,11 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(fd: BorrowedFd<'_>, length: usize) -> Result<Self> {
+    /// Maps so many bytes of the map with this descriptor.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(super) fn new(fd: BorrowedFd<'_>, length: usize) -> Result<Self> {
         use std::os::fd::AsRawFd as _;
         // SAFETY: a new shared mapping of a map's descriptor; the kernel checks length and access.
         let start = unsafe {
@@ -222,9 +232,9 @@ impl Mapping {
         };
         if start == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error())
-                .with_context(|| format!("cannot map {length} bytes of the flow table"));
+                .with_context(|| format!("cannot map {length} bytes shared with the kernel"));
         }
-        let start = NonNull::new(start).context("the flow table was mapped at address zero")?;
+        let start = NonNull::new(start).context("shared memory was mapped at address zero")?;
         Ok(Self { start, length })
     }
 }

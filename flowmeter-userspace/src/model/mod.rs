@@ -12,6 +12,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use contract::{Contract, Finding};
+use flowmeter_common::reaction::mark;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
 use ort::value::{TensorElementType, TensorRef, ValueType};
 pub use runtime::Runtime;
@@ -42,13 +43,18 @@ impl Verdict {
         }
     }
 
-    /// As it stands in a flow's slot; 0 is no verdict.
+    /// As it stands in a flow's slot.
     pub const fn number(self) -> u32 {
         match self {
-            Self::Benign => 1,
-            Self::Unknown => 2,
-            Self::Malicious => 3,
+            Self::Benign => mark::BENIGN,
+            Self::Unknown => mark::UNKNOWN,
+            Self::Malicious => mark::MALICIOUS,
         }
+    }
+
+    /// The verdict with this number.
+    pub fn from_number(number: u32) -> Option<Self> {
+        [Self::Benign, Self::Unknown, Self::Malicious].into_iter().find(|verdict| verdict.number() == number)
     }
 }
 

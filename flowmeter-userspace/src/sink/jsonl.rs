@@ -5,9 +5,11 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use flowmeter_common::key::{kind, tunnel};
+use flowmeter_common::reaction::mark;
 use serde::Serialize;
 
 use super::{Sink, timestamp};
+use crate::model::Verdict;
 use crate::record::Stage;
 use crate::stats::Stats;
 use crate::verdict::{Explanation, Scored};
@@ -69,6 +71,12 @@ struct FlowRow<'a> {
     threshold: Option<f64>,
     model: Option<&'a str>,
     stage: &'static str,
+    /// The verdict that the kernel had for the flow when it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    marked: Option<&'static str>,
+    /// True if the flow was in the audit lane.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    audited: bool,
     reasons: &'a [Explanation],
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     unexplained: bool,
@@ -101,6 +109,7 @@ impl Sink for JsonLines {
         let tunnel = tunnel::name(record.entry.key.tunnel);
         let names = self.features.take();
         let one = !record.is_aggregate();
+        let marked = record.entry.verdict;
         let (event, stage, end_reason) = match record.stage {
             Stage::End(why) => (if one { "flow" } else { "aggregate" }, "end", Some(why.name())),
             Stage::Checkpoint { .. } => ("verdict", "checkpoint", None),
@@ -133,6 +142,8 @@ impl Sink for JsonLines {
             threshold: scored.threshold,
             model: scored.model,
             stage,
+            marked: end_reason.and_then(|_| Verdict::from_number(mark::verdict(marked))).map(Verdict::name),
+            audited: end_reason.is_some() && marked & mark::AUDITED != 0,
             reasons: scored.reasons,
             unexplained: scored.unexplained,
             features: names.as_deref().map(|names| Features { names, values: scored.features }),

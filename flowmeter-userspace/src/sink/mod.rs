@@ -74,10 +74,24 @@ pub fn make(
 /// # Errors
 /// The file cannot be created.
 pub fn open(path: &Path) -> Result<Box<dyn Write + Send>> {
+    open_with(path, false)
+}
+
+/// [`open`]; if `append` is set, what is in the file stays.
+///
+/// # Errors
+/// The file cannot be created.
+pub fn open_with(path: &Path, append: bool) -> Result<Box<dyn Write + Send>> {
     if path == Path::new("-") {
         return Ok(Box::new(BufWriter::with_capacity(1 << 16, io::stdout())));
     }
-    let file = File::create(path).with_context(|| format!("cannot write to {}", path.display()))?;
+    let file = File::options()
+        .create(true)
+        .write(true)
+        .append(append)
+        .truncate(!append)
+        .open(path)
+        .with_context(|| format!("cannot write to {}", path.display()))?;
     Ok(Box::new(BufWriter::with_capacity(1 << 16, file)))
 }
 

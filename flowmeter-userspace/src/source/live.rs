@@ -33,6 +33,8 @@ const CLOSING_BATCH: u64 = SECOND / 50;
 /// the ring fills.
 const BUSY_SLEEP: Duration = Duration::from_millis(2);
 const QUIET_SLEEP: Duration = Duration::from_millis(20);
+/// The same while a grace period is waited for.
+const GRACE_SLEEP: Duration = Duration::from_millis(1);
 /// How long after a flow was cut its record is given out: longer than any packet is on its way through a kernel program
 /// after it was stamped.
 const CUT_MARGIN: u64 = SECOND / 20;
@@ -137,6 +139,13 @@ pub struct Harvester {
     harvested: Harvested,
 }
 
+impl Harvested {
+    /// What an agent that comes after needs to go on counting, see [`Harvester::resume`].
+    pub fn ledger(&self) -> [u64; 4] {
+        [self.flows, self.packets, self.bytes, self.aggregated]
+    }
+}
+
 impl Harvester {
     /// A harvester of these tables and their events.
     pub fn new(
@@ -162,6 +171,11 @@ impl Harvester {
         }
     }
 
+    /// Goes on counting where an agent before has stopped.
+    pub fn resume(&mut self, [flows, packets, bytes, aggregated]: [u64; 4]) {
+        self.harvested = Harvested { flows, packets, bytes, aggregated, ..self.harvested };
+    }
+
     /// What has been seen so far.
     pub fn harvested(&self) -> Harvested {
         let pushed_out = self.context.as_ref().map_or(0, Context::pushed_out);
@@ -179,6 +193,21 @@ impl Harvester {
     /// The grace period fails, or `give` does.
     pub fn look(&mut self, give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>) -> Result<Duration> {
         let now = clock::monotonic();
+        let events = self.take_events(now, give)?;
+        if now >= self.next_sweep {
+            self.sweep(now, give)?;
+            let after = clock::monotonic();
+            let least = if self.pressure == Pressure::None { SWEEP_USUAL } else { SWEEP_LEAST };
+            self.next_sweep = after + ((after - now) * SWEEP_SHARE).clamp(least, SWEEP_MOST);
+        } else if self.closing.peek().is_some_and(|Reverse((due, ..))| due + CLOSING_BATCH <= now) {
+            self.take_closed(now, give)?;
+        }
+        Ok(if events == 0 { QUIET_SLEEP } else { BUSY_SLEEP })
+    }
+
+    /// Takes what the programs have told since the last time, and gives out the flows that reached a checkpoint. Returns
+    /// how many events there were.
+    fn take_events(&mut self, now: u64, give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>) -> Result<u32> {
         let mut checkpoints: HashMap<u32, u64> = HashMap::new();
         let mut events = 0_u32;
         while let Some(event) = self.ring.take() {
@@ -205,15 +234,7 @@ impl Harvester {
             let living = self.copy_living(now, &checkpoints);
             give(living)?;
         }
-        if now >= self.next_sweep {
-            self.sweep(now, give)?;
-            let after = clock::monotonic();
-            let least = if self.pressure == Pressure::None { SWEEP_USUAL } else { SWEEP_LEAST };
-            self.next_sweep = after + ((after - now) * SWEEP_SHARE).clamp(least, SWEEP_MOST);
-        } else if self.closing.peek().is_some_and(|Reverse((due, ..))| due + CLOSING_BATCH <= now) {
-            self.take_closed(now, give)?;
-        }
-        Ok(if events == 0 { QUIET_SLEEP } else { BUSY_SLEEP })
+        Ok(events)
     }
 
     /// Takes out every flow: the programs are detached and the agent stops.
@@ -412,7 +433,15 @@ impl Harvester {
         if leaving.is_empty() {
             return Ok(());
         }
-        table.grace_period()?;
+        // It takes milliseconds, in which flows that reach a checkpoint need not wait for their verdict.
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| table.grace_period());
+            while !waiting.is_finished() {
+                self.ring.wait(GRACE_SLEEP);
+                self.take_events(clock::monotonic(), give)?;
+            }
+            waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
         let clock_offset = clock::offset_to_epoch();
         let mut records = Vec::with_capacity(leaving.len());
         for (slot, why) in leaving {

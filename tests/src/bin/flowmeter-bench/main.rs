@@ -4,6 +4,7 @@ mod capture;
 mod delay;
 mod flows;
 mod kernel;
+mod prefilter;
 mod reasons;
 mod ring;
 mod score;
@@ -33,6 +34,11 @@ enum Command {
     /// Each program is run by the kernel itself (BPF_PROG_TEST_RUN) on one CPU, on the smallest TCP packet, which is made
     /// the next flow's before. That is the `empty` program; what the others cost is the time above it.
     Kernel(kernel::Options),
+    /// How long the pre-filter takes to act on a flow, and what that costs a packet. Needs root.
+    ///
+    /// Beside a flood of new flows, each of enough packets to be scored, single flows are sent whose packets go on after the
+    /// one that decides; the first that does not arrive is the first that the kernel acted on.
+    Prefilter(prefilter::Options),
     /// Packets a second over a cable, and what the agent spends on each. Needs root, and two CPUs.
     ///
     /// A generator on the first CPU sends the smallest TCP packets as fast as they are taken; native XDP runs on the
@@ -51,6 +57,7 @@ fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Capture(options) => capture::run(&options),
         Command::Kernel(options) => kernel::run(&options),
+        Command::Prefilter(options) => prefilter::run(&options),
         Command::Wire(options) => wire::run(&options),
         Command::Score(options) => score::run(&options),
         Command::Delay(options) => delay::run(&options),

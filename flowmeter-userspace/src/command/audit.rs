@@ -1,0 +1,77 @@
+//! `flowmeter audit`: what the pre-filter misses, by the inspector's own alerts.
+
+use std::fs::File;
+use std::io::{self, BufReader, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+
+use crate::cli::Audit;
+use crate::reaction::audit::{Alerts, Report, audit};
+
+/// Joins the log with the alerts and prints what comes of it.
+///
+/// # Errors
+/// A file cannot be read, or says nothing about what is missed.
+pub fn run(args: &Audit) -> Result<ExitCode> {
+    let open = |path: &Path| -> Result<BufReader<File>> {
+        Ok(BufReader::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?))
+    };
+    let alerts = Alerts::read(open(&args.eve)?).with_context(|| args.eve.display().to_string())?;
+    let report = audit(open(&args.log)?, alerts).with_context(|| args.log.display().to_string())?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&report)?)?;
+    } else {
+        print(&mut out, &report)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(out: &mut impl io::Write, report: &Report) -> Result<()> {
+    let rate = report.miss_rate;
+    let unseen = report.cleared - rate.of;
+    let percent = |share: f64| format!("{:.3} %", 100.0 * share);
+    let part = |a: u64, b: u64| {
+        if b == 0 { "-".to_owned() } else { format!("{:.1} %", 100.0 * a as f64 / b as f64) }
+    };
+    writeln!(
+        out,
+        "flows cleared as benign   {}, of which the audit lane showed {} to the inspector",
+        report.cleared, rate.of
+    )?;
+    writeln!(out, "alerts after the verdict  in {} of these", rate.found)?;
+    writeln!(
+        out,
+        "miss rate                 {} of the flows cleared (95 % interval {} to {})",
+        percent(rate.share),
+        percent(rate.low),
+        percent(rate.high)
+    )?;
+    writeln!(
+        out,
+        "that is                   about {:.0} ({:.0} to {:.0}) of {unseen} flows that the inspector did not see",
+        rate.share * unseen as f64,
+        rate.low * unseen as f64,
+        rate.high * unseen as f64
+    )?;
+    writeln!(out, "flows with alerts         {} that the inspector saw in any case", report.caught)?;
+    writeln!(
+        out,
+        "spared                    {} of the packets, {} of the bytes",
+        part(report.spared.packets, report.seen.packets),
+        part(report.spared.bytes, report.seen.bytes)
+    )?;
+    if report.unmatched_alerts + report.alerts_without_id != 0 {
+        writeln!(
+            out,
+            "not joined                {} alerts of no flow in the log, {} without a Community ID",
+            report.unmatched_alerts, report.alerts_without_id
+        )?;
+    }
+    for miss in &report.misses {
+        writeln!(out, "missed                    {}  {}", miss.community_id, miss.signature)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! Allow and deny lists: text files of prefixes and ports.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
+use flowmeter_common::reaction::listed;
+
+/// A line of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Which list: one of [`listed`].
+    pub listed: u32,
+    /// Network and length of its prefix; None for every address.
+    pub prefix: Option<(IpAddr, u8)>,
+    /// Port of the same endpoint; None for every port, and for protocols without ports.
+    pub port: Option<u16>,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.listed == listed::ALLOW { "allow " } else { "deny " })?;
+        match self.prefix {
+            Some((address, bits)) => write!(f, "{address}/{bits}")?,
+            None => f.write_str("any")?,
+        }
+        self.port.map_or(Ok(()), |port| write!(f, " {port}"))
+    }
+}
+
+/// Reads both lists; one that is not given is empty. Deny comes first, so that of two equal rules allow is what remains.
+///
+/// # Errors
+/// A file cannot be read, or has a line that is no rule.
+pub fn read(allow: Option<&Path>, deny: Option<&Path>) -> Result<Vec<Rule>> {
+    let mut rules = Vec::new();
+    for (path, listed) in [(deny, listed::DENY), (allow, listed::ALLOW)] {
+        if let Some(path) = path {
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            rules.extend(parse(&text, listed).with_context(|| path.display().to_string())?);
+        }
+    }
+    Ok(rules)
+}
+
+/// The rules of a list's text.
+fn parse(text: &str, listed: u32) -> Result<Vec<Rule>> {
+    let mut rules = Vec::new();
+    for (line, number) in text.lines().zip(1..) {
+        let words = line.split('#').next().unwrap_or_default();
+        if !words.trim().is_empty() {
+            let (prefix, port) = rule(words).with_context(|| format!("line {number}, `{}`", line.trim()))?;
+            rules.push(Rule { listed, prefix, port });
+        }
+    }
+    Ok(rules)
+}
+
+/// `PREFIX [PORT]`.
+fn rule(words: &str) -> Result<(Option<(IpAddr, u8)>, Option<u16>)> {
+    let mut words = words.split_whitespace();
+    let prefix = match words.next() {
+        None | Some("any") => None,
+        Some(word) => Some(prefix(word)?),
+    };
+    let port = words
+        .next()
+        .map(|word| word.parse().map_err(|_| anyhow!("{word:?} is no port; write a number from 0 to 65535")))
+        .transpose()?;
+    match words.next() {
+        Some(word) => Err(anyhow!("{word:?} is one word too many; a rule is a prefix, or `any`, and a port")),
+        None => Ok((prefix, port)),
+    }
+}
+
+/// `ADDRESS[/LENGTH]`; bits after the prefix are refused, since they show that something else was meant.
+fn prefix(word: &str) -> Result<(IpAddr, u8)> {
+    let (address, length) = word.split_once('/').map_or((word, None), |(a, l)| (a, Some(l)));
+    let address: IpAddr = address
+        .parse()
+        .map_err(|_| anyhow!("{address:?} is no address; write 192.0.2.0/24, 2001:db8::/32 or `any`"))?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let bits =
+        match length {
+            None => most,
+            Some(text) => text.parse().ok().filter(|&bits: &u8| bits <= most).ok_or_else(|| {
+                anyhow!("/{text} is no length of a prefix; it lies between 0 and {most} here")
+            })?,
+        };
+    let kept = |all: u128, width: u32| {
+        let rest = width - u32::from(bits);
+        if rest >= 128 { 0 } else { all >> rest << rest }
+    };
+    let network: IpAddr = match address {
+        IpAddr::V4(a) => std::net::Ipv4Addr::from(kept(u128::from(u32::from(a)), 32) as u32).into(),
+        IpAddr::V6(a) => Ipv6Addr::from(kept(u128::from(a), 128)).into(),
+    };
+    if network != address {
+        return Err(anyhow!(
+            "{word} has bits after its prefix; {network}/{bits} is the network, {address} the host"
+        ));
+    }
+    Ok((address, bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_prefixes_and_ports() {
+        let text = "# ours\n192.0.2.0/24\n\n198.51.100.7 22 # ssh\n2001:db8::/32 443\nany 53\n0.0.0.0/0\n";
+        let read: Vec<String> =
+            parse(text, listed::DENY).expect("a list").iter().map(ToString::to_string).collect();
+        assert_eq!(
+            read,
+            [
+                "deny 192.0.2.0/24",
+                "deny 198.51.100.7/32 22",
+                "deny 2001:db8::/32 443",
+                "deny any 53",
+                "deny 0.0.0.0/0"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_rule_is_refused_with_its_line() {
+        for (line, part) in [
+            ("192.0.2.0/33", "between 0 and 32"),
+            ("192.0.2.1/24", "192.0.2.0/24"),
+            ("2001:db8::1/32", "2001:db8::/32"),
+            ("::1/129", "128"),
+            ("::1/0", "::/0"),
+            ("example.org", "no address"),
+            ("192.0.2.1 ssh", "no port"),
+            ("192.0.2.1 65536", "no port"),
+            ("any 1 2", "too many"),
+            ("/24", "no address"),
+        ] {
+            let problem = format!("{:#}", parse(&format!("any 1\n{line}"), listed::ALLOW).expect_err(line));
+            assert!(problem.contains("line 2") && problem.contains(part), "{line}: {problem}");
+        }
+    }
+}
