@@ -133,19 +133,18 @@ impl Agent {
 
     /// Waits for the line that says every interface is watched.
     fn wait_ready(&mut self) -> Result<()> {
-        self.wait_said(READY)
+        self.wait_said(READY).map(drop)
     }
 
-    /// Waits until it says a line on standard error, from now on, that contains these words.
-    pub fn wait_said(&mut self, words: &str) -> Result<()> {
+    /// Waits until it says a line on standard error, from now on, that contains these words; returns the line.
+    pub fn wait_said(&mut self, words: &str) -> Result<String> {
         let limit = Instant::now() + START;
         loop {
             match self.lines.recv_timeout(limit.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    let ready = line.contains(words);
-                    self.keep(line);
-                    if ready {
-                        return Ok(());
+                    self.keep(line.clone());
+                    if line.contains(words) {
+                        return Ok(line);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -201,30 +200,6 @@ impl Agent {
     /// The operating system's number of the process.
     pub fn id(&self) -> u32 {
         self.child.id()
-    }
-
-    /// Sends any signal.
-    pub fn signal(&self, number: libc::c_int) -> Result<()> {
-        // SAFETY: no pointers; the child has not been waited for, so the number is still its own.
-        let result = unsafe { libc::kill(self.child.id() as libc::pid_t, number) };
-        ensure!(result == 0, "signalling flowmeter: {}", std::io::Error::last_os_error());
-        Ok(())
-    }
-
-    /// Waits until it says a line with these words on standard error, and returns the line.
-    pub fn wait_said(&mut self, words: &str, patience: Duration) -> Result<String> {
-        let limit = Instant::now() + patience;
-        loop {
-            match self.lines.recv_timeout(limit.saturating_duration_since(Instant::now())) {
-                Ok(line) => {
-                    self.keep(line.clone());
-                    if line.contains(words) {
-                        return Ok(line);
-                    }
-                }
-                Err(_) => bail!("flowmeter has not said {words:?}; it said:\n{}", self.said),
-            }
-        }
     }
 
     /// Sends a signal, waits for the end, and reads the log.
