@@ -30,9 +30,14 @@ use crate::reaction::{Mode, Override, parse_override};
                                                         every feature of every flow, for training
   flowmeter pcap day.pcap --format csv --set cic-fixed/v1 --no-model
                                                         the columns of CICFlowMeter
+  flowmeter evaluate flows.jsonl --truth truth.csv --html report.html
+                                                        how good the verdicts are
+  flowmeter calibrate day.jsonl --alerts-per-day 20 --output site.json
+                                                        thresholds for this network
+  flowmeter live --interface eth0 --calibration site.json
   flowmeter doctor                                      what this machine can do
 
-Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 done but some captures could not be read,
+Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 done but some captures or rows could not be read,
 130 stopped by a signal: what had been read is written."
 )]
 pub struct Cli {
@@ -56,6 +61,10 @@ pub enum Command {
     Pcap(Pcap),
     /// Tell what the pre-filter misses, from the log and the alerts of the inspector behind it.
     Audit(Audit),
+    /// Say how good verdicts are, from flows whose truth is known.
+    Evaluate(Evaluate),
+    /// Fit thresholds to a network, from its own unlabelled flows.
+    Calibrate(Calibrate),
     /// Check a model file against the contract.
     Model(ModelArgs),
     /// Print the reference page of a feature set, or the list of sets.
@@ -74,6 +83,9 @@ pub struct Scoring {
     /// Meter only, without verdicts.
     #[arg(long, conflicts_with = "model")]
     pub no_model: bool,
+    /// Thresholds and what is normal for this network, written by `flowmeter calibrate` for the same model.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_model")]
+    pub calibration: Option<PathBuf>,
     /// ONNX Runtime's shared library; by default it is looked for beside this binary.
     #[arg(long, value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
@@ -248,6 +260,83 @@ pub struct Audit {
     pub json: bool,
 }
 
+/// Arguments of `evaluate`.
+#[derive(Debug, Args)]
+#[command(after_help = "The truth is a table (CSV). Each row says by any of these columns which flows it means, and what they are:
+
+  observed      capture or interface, as in the log, or the end of its path
+  community_id  src_ip  src_port  dst_ip  dst_port  protocol
+  since  until  began from here on, and before that: RFC 3339, or seconds since 1970
+  label         malicious or 1, benign or 0; empty leaves the flows out
+  source        network or collection; by default what `observed` says
+  category      kind of attack or use
+
+Empty cells name nothing. Of the rows that mean a flow, the one that names most columns counts, so that a whole capture
+can be benign but for one host:
+
+  observed,src_ip,label,category
+  monday.pcap,,benign,office
+  monday.pcap,10.0.0.66,malicious,scan
+
+Figures are means over (source, category) groups. docs/evaluate.md explains each.")]
+pub struct Evaluate {
+    /// Flows with verdicts, as `flowmeter live` or `flowmeter pcap` wrote them: JSON lines, CSV or Parquet; `-` is the
+    /// standard input.
+    #[arg(value_name = "FLOWS", required = true)]
+    pub files: Vec<PathBuf>,
+    /// What the flows are; by default their own columns `label`, `source` and `category` say it.
+    #[arg(short, long, value_name = "FILE")]
+    pub truth: Option<PathBuf>,
+    /// Share of malicious flows that precision is given for: the network's, not that of the flows here.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.001, value_parser = share)]
+    pub base_rate: f64,
+    /// Write all figures and curves as JSON; `-` in place of the text.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write a page with plots, which needs no other file.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// Arguments of `calibrate`.
+#[derive(Debug, Args)]
+#[command(after_help = "Let it see at least a day of ordinary traffic:
+
+  flowmeter live --interface eth0 --features --log day.jsonl
+  flowmeter calibrate day.jsonl --alerts-per-day 20 --output site.json
+  flowmeter live --interface eth0 --calibration site.json
+
+Nobody needs to have labelled it, and attacks may be among it: the traffic is cut by time into ten parts of as many flows
+each, and what the two parts with most alarms show is not taken for normal. What is there all the time is, so read what
+is printed before you use the file. docs/calibrate.md explains what it does and what that was worth in figures.")]
+#[command(group = clap::ArgGroup::new("budget").required(true))]
+pub struct Calibrate {
+    /// The network's own flows: logs written with `--features`, tables, or captures.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// False alarms that you can look at: flows called malicious a day.
+    #[arg(long, value_name = "N", group = "budget", value_parser = positive)]
+    pub alerts_per_day: Option<f64>,
+    /// Or as a share of all flows.
+    #[arg(long, value_name = "SHARE", group = "budget", value_parser = share)]
+    pub rate: Option<f64>,
+    /// The calibration file to write.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// How packets of captures are read.
+    #[command(flatten)]
+    pub parsing: Parsing,
+    /// When flows of captures end.
+    #[command(flatten)]
+    pub timing: Timing,
+    /// The ONNX model; by default the one built into this binary.
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// ONNX Runtime's shared library; by default it is looked for beside this binary.
+    #[arg(long, value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
+}
+
 /// Arguments of `model`.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
@@ -307,6 +396,20 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err(format!("{text:?} lies outside of 1ms to 1h"));
     }
     Ok(Duration::from_secs_f64(seconds))
+}
+
+/// A share, above 0 and below 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share = positive(text)?;
+    if share < 1.0 { Ok(share) } else { Err(format!("{text:?} is no share; write 0.001 for one in a thousand")) }
+}
+
+/// A number above 0.
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
+        _ => Err(format!("{text:?} is no number above 0")),
+    }
 }
 
 #[cfg(test)]

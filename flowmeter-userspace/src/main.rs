@@ -28,6 +28,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Pcap(args) => command::pcap::run(args),
         Command::Audit(args) => command::audit::run(args),
         Command::Doctor(args) => command::doctor::run(args),
+        Command::Evaluate(args) => command::evaluate::run(args),
+        Command::Calibrate(args) => command::calibrate::run(args),
         Command::Features(args) => command::features(args),
         Command::Model(args) => match &args.command {
             ModelCommand::Check { file, onnxruntime } => command::check_model(file, onnxruntime.as_deref()),

@@ -172,7 +172,7 @@ impl Pipeline {
                 features: batch.as_ref().map_or(&[], |batch| batch.row(i)),
                 verdict,
                 score: found.map(|j| j.score),
-                threshold,
+                threshold: found.map(|j| j.threshold).or(threshold),
                 model,
                 reasons: found.map_or(&[], |j| &j.reasons),
                 unexplained,

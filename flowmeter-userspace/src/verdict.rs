@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::calibration::{Calibration, Service};
 use crate::features::{Feature, FeatureSet, FlowView};
 use crate::model::drift::{Drift, Fit};
 use crate::model::{Model, Verdict, to_input};
@@ -69,6 +70,8 @@ pub struct Judged {
     pub verdict: Verdict,
     /// Probability of malicious.
     pub score: f64,
+    /// Score from which it would be malicious.
+    pub threshold: f64,
     /// What moved a malicious verdict.
     pub reasons: Vec<Explanation>,
     /// True if it is malicious, and more such flows came at once than are explained.
@@ -153,6 +156,7 @@ pub struct Judge {
     set: &'static FeatureSet,
     /// The model's inputs, in its order.
     features: Vec<&'static Feature>,
+    calibration: Option<Calibration>,
     drift: Drift,
     limit: Limit,
     inputs: Vec<f32>,
@@ -166,7 +170,20 @@ impl Judge {
         let features = model.inputs().iter().map(|&column| all[column]).collect();
         let drift = Drift::new(model.distribution().map(Into::into));
         let limit = Limit::Count { explained: 0 };
-        Self { model, set, features, drift, limit, inputs: Vec::new(), scores: Vec::new() }
+        Self { model, set, features, calibration: None, drift, limit, inputs: Vec::new(), scores: Vec::new() }
+    }
+
+    /// Judges by what was learned of a network, if there is something.
+    pub fn calibrated(self, calibration: Option<Calibration>) -> Self {
+        Self { calibration, ..self }
+    }
+
+    /// What decides, in words.
+    pub fn in_force(&self) -> String {
+        match &self.calibration {
+            Some(calibration) => format!("{}, {calibration}", self.name()),
+            None => format!("{}, threshold {}", self.name(), self.threshold()),
+        }
     }
 
     /// Bounds the time that reasons take, instead of their number: for living traffic.
@@ -184,9 +201,9 @@ impl Judge {
         self.set
     }
 
-    /// Score from which a flow is called malicious.
+    /// Score from which a flow is called malicious, unless more is known of its service.
     pub fn threshold(&self) -> f64 {
-        self.model.thresholds().malicious
+        self.calibration.as_ref().map_or(self.model.thresholds(), |calibration| calibration.thresholds).malicious
     }
 
     /// The model.
@@ -231,9 +248,13 @@ impl Judge {
         let width = self.features.len();
         self.limit.begin();
         let mut judged = Vec::with_capacity(records.len());
-        for (row, &score) in self.inputs.chunks_exact(width).zip(&self.scores) {
+        let rows = self.inputs.chunks_exact(width).zip(&self.scores);
+        for (record, (row, &score)) in records.iter().zip(rows) {
             let score = f64::from(score);
-            let verdict = self.model.verdict(score, row);
+            let (verdict, threshold) = match &self.calibration {
+                Some(calibration) => calibration.verdict(&self.model, score, row, service(record)),
+                None => (self.model.verdict(score, row), self.model.thresholds().malicious),
+            };
             let malicious = verdict == Verdict::Malicious;
             let unexplained = malicious && !self.limit.allows();
             let mut reasons = Vec::new();
@@ -251,7 +272,7 @@ impl Judge {
                 }
                 self.limit.spend(start.elapsed());
             }
-            judged.push(Judged { verdict, score, reasons, unexplained });
+            judged.push(Judged { verdict, score, threshold, reasons, unexplained });
         }
         Ok(judged)
     }
@@ -266,4 +287,9 @@ impl Judge {
             }
         }
     }
+}
+
+/// The service that a flow is of.
+pub fn service(record: &FlowRecord) -> Service {
+    Service::of(record.entry.key.protocol, record.destination().port)
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::calibration::Calibration;
 use crate::cli::Scoring;
 use crate::kernel;
 use crate::model::Runtime;
@@ -32,6 +33,12 @@ pub fn run(scoring: &Scoring) -> Result<ExitCode> {
         Ok(runtime) => {
             line("onnxruntime", Ok(runtime.path().display().to_string()));
             let model = super::model(scoring.model.as_deref(), &runtime);
+            if let (Ok(model), Some(path)) = (&model, &scoring.calibration) {
+                let calibration = super::feature_set(model.feature_set())
+                    .and_then(|set| Calibration::read(path, model, set))
+                    .map(|calibration| calibration.to_string());
+                line("calibration", calibration.map_err(|e| format!("{e:#}")));
+            }
             line(
                 "model",
                 model.map(|m| format!("{} for {}", m.name(), m.feature_set())).map_err(|e| format!("{e:#}")),

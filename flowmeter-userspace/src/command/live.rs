@@ -369,7 +369,7 @@ impl Reload {
         tokio::task::spawn_blocking(move || {
             // One after the other, so that the last one to load sees the file as it was left.
             let judges = judges.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(file) = judges.file() else {
+            let Some(file) = judges.file().or(judges.calibration()) else {
                 return log::warn!(
                     "SIGHUP: the built-in model is always the same; --model FILE names one that may change"
                 );

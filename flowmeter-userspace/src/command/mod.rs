@@ -1,7 +1,9 @@
 //! The subcommands: each puts the stages together for one way of use.
 
 pub mod audit;
+pub mod calibrate;
 pub mod doctor;
+pub mod evaluate;
 pub mod live;
 pub mod pcap;
 
@@ -12,6 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use flowmeter_common::config::Timeouts;
 
+use crate::calibration::Calibration;
 use crate::cli::{self, Reference, Scoring, Timing};
 use crate::features::{FeatureSet, SETS};
 use crate::model::{Model, Runtime};
@@ -19,6 +22,9 @@ use crate::verdict::Judge;
 
 /// The model that comes with this binary; see `models/` for its card.
 static BUILT_IN: &[u8] = include_bytes!("../../../models/flowmeter-v2.onnx");
+
+/// Exit code when some captures or rows could not be read.
+pub const SOME_FAILED: u8 = 3;
 
 impl Timing {
     /// The timeouts in the core's unit.
@@ -47,6 +53,8 @@ pub struct Judges {
     runtime: Runtime,
     /// The model's file; None for the built-in one.
     file: Option<PathBuf>,
+    /// The calibration's file.
+    calibration: Option<PathBuf>,
 }
 
 impl Judges {
@@ -60,7 +68,7 @@ impl Judges {
         }
         let runtime = Runtime::load(scoring.onnxruntime.as_deref())
             .context("cannot score without ONNX Runtime (`--no-model` meters without verdicts)")?;
-        Ok(Some(Self { runtime, file: scoring.model.clone() }))
+        Ok(Some(Self { runtime, file: scoring.model.clone(), calibration: scoring.calibration.clone() }))
     }
 
     /// The model's file; None for the built-in one.
@@ -68,14 +76,21 @@ impl Judges {
         self.file.as_deref()
     }
 
-    /// Loads the model, as its file is now.
+    /// The calibration's file, if there is one.
+    pub fn calibration(&self) -> Option<&Path> {
+        self.calibration.as_deref()
+    }
+
+    /// Loads the model and the calibration, as their files are now.
     ///
     /// # Errors
-    /// It cannot be read, or breaks the contract.
+    /// One cannot be read, the model breaks the contract, or the calibration was made for another one.
     pub fn load(&self) -> Result<Judge> {
         let model = model(self.file(), &self.runtime)?;
         let set = feature_set(model.feature_set())?;
-        Ok(Judge::new(model, set))
+        let read = |path: &PathBuf| Calibration::read(path, &model, set);
+        let calibration = self.calibration.as_ref().map(read).transpose()?;
+        Ok(Judge::new(model, set).calibrated(calibration))
     }
 }
 
@@ -86,7 +101,7 @@ impl Judges {
 pub fn judge(judges: Option<&Judges>) -> Result<Option<Judge>> {
     let judge = judges.map(Judges::load).transpose()?;
     if let Some(judge) = &judge {
-        log::info!("scoring with {}, threshold {}", judge.name(), judge.threshold());
+        log::info!("scoring with {}", judge.in_force());
     }
     Ok(judge)
 }

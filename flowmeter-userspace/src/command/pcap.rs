@@ -17,8 +17,8 @@ use anyhow::{Context as _, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Judges, feature_set, judge};
-use crate::cli::Pcap;
+use super::{Judges, SOME_FAILED, feature_set, judge};
+use crate::cli::{Parsing, Pcap, Timing};
 use crate::pipeline::Pipeline;
 use crate::record::FlowRecord;
 use crate::sink::{self, table::Extent};
@@ -32,8 +32,6 @@ const QUEUE: usize = 3;
 /// Captures up to which each has a line of its own in the diagnostics.
 const FEW: usize = 16;
 
-/// Exit code when some captures could not be read to their end.
-const SOME_FAILED: u8 = 3;
 /// Exit code after Ctrl-C or SIGTERM, as shells give it for the former.
 const INTERRUPTED: u8 = 130;
 
@@ -54,20 +52,30 @@ pub fn run(args: &Pcap) -> Result<ExitCode> {
     let out = sink::open(&args.output)?;
     let sink = sink::make(args.writing.format, out, set, extent, args.writing.features)?;
     let mut pipeline = Pipeline::new(set, judge, sink);
-    let settings = Settings {
-        timeouts: args.timing.timeouts(),
-        look: args.parsing.look(),
-        context: pipeline.needs_context(),
-    };
-    let stop = stop_on_signal()?;
-    let jobs = args.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+    run_through(&args.files, &args.parsing, &args.timing, args.jobs, &mut pipeline)
+}
 
+/// Takes captures through all stages, and says what was found.
+///
+/// # Errors
+/// The output is wrong.
+pub fn run_through(
+    files: &[PathBuf],
+    parsing: &Parsing,
+    timing: &Timing,
+    jobs: Option<u16>,
+    pipeline: &mut Pipeline,
+) -> Result<ExitCode> {
+    let settings =
+        Settings { timeouts: timing.timeouts(), look: parsing.look(), context: pipeline.needs_context() };
+    let stop = stop_on_signal()?;
+    let jobs = jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
     let mut found = Found::default();
-    read_all(&args.files, &settings, jobs, &stop, &mut pipeline, &mut found)?;
+    read_all(files, &settings, jobs, &stop, pipeline, &mut found)?;
     // Says it if the model does not fit them.
     pipeline.drift();
     pipeline.finish()?;
-    Ok(found.report(args.files.len(), pipeline.counts()))
+    Ok(found.report(files.len(), pipeline.counts()))
 }
 
 /// Set at the first Ctrl-C or SIGTERM: what has been read so far is written out. The second ends the process at once.

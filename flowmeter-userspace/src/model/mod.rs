@@ -17,6 +17,8 @@ use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
 use ort::value::{TensorElementType, TensorRef, ValueType};
 pub use runtime::Runtime;
 
+use crate::features::FeatureSet;
+
 pub use contract::{KnownSets, Thresholds};
 
 /// Largest difference between the golden vector's score and ours.
@@ -178,6 +180,12 @@ impl Model {
         &self.columns
     }
 
+    /// Names of the inputs, which are features of `set`.
+    pub fn input_names(&self, set: &FeatureSet) -> Vec<&'static str> {
+        let names = set.names();
+        self.columns.iter().map(|&column| names[column]).collect()
+    }
+
     /// Scores at which verdicts change.
     pub fn thresholds(&self) -> Thresholds {
         self.contract.thresholds
@@ -225,9 +233,19 @@ impl Model {
         Ok(())
     }
 
+    /// The score that it promises for its golden vector.
+    pub fn golden_score(&self) -> f64 {
+        self.contract.golden.score
+    }
+
     /// The verdict on a flow with this score and these inputs.
     pub fn verdict(&self, score: f64, row: &[f32]) -> Verdict {
-        let Thresholds { malicious, benign } = self.contract.thresholds;
+        self.verdict_by(self.contract.thresholds, score, row)
+    }
+
+    /// The verdict by other thresholds.
+    pub fn verdict_by(&self, thresholds: Thresholds, score: f64, row: &[f32]) -> Verdict {
+        let Thresholds { malicious, benign } = thresholds;
         if self.is_foreign(row) {
             Verdict::Unknown
         } else if score >= malicious {

@@ -239,6 +239,11 @@ impl CaptureReader {
 /// The longest magic number that is looked at, in bytes.
 const MAGIC_LEN: usize = 4;
 
+/// True if a file that begins so is a capture, or packed like one.
+pub fn is_capture(start: &[u8]) -> bool {
+    Compression::of(start).is_some() || Pcap::recognise(start) || PcapNg::recognise(start)
+}
+
 /// How a capture is packed.
 #[derive(Clone, Copy)]
 enum Compression {

@@ -1,0 +1,57 @@
+//! `flowmeter evaluate`: labelled flows to a report.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::SOME_FAILED;
+use crate::cli::Evaluate;
+use crate::evaluation::truth::Truth;
+use crate::evaluation::{Evaluation, html, text::Text};
+use crate::sink;
+use crate::written::{self, Reading, Source};
+
+/// Reads all flows and writes the report.
+///
+/// # Errors
+/// A file cannot be read or written, or no flow can be evaluated.
+pub fn run(args: &Evaluate) -> Result<ExitCode> {
+    let truth = args.truth.as_deref().map(Truth::read).transpose()?;
+    let mut evaluation = Evaluation::default();
+    let mut reading = Reading::default();
+    for file in &args.files {
+        let mut take = |row: &dyn written::Row| {
+            evaluation.take(row, truth.as_ref());
+            Ok(())
+        };
+        if written::read(file, &mut reading, &mut take)? == Source::Capture {
+            bail!("{} is a capture; make flows of it first: flowmeter pcap {0} --output flows.jsonl", file.display());
+        }
+    }
+    evaluation.damaged(reading.damaged);
+    let malformed = evaluation.first_malformed().or(reading.first_damage.as_deref()).map(str::to_owned);
+    let report = evaluation.report(args.base_rate)?;
+    if let Some(problem) = &malformed {
+        log::warn!("rows were left out; the first: {problem}");
+    }
+    if let Some(path) = &args.json {
+        write(path, &format!("{:#}\n", serde_json::to_value(&report)?))?;
+    }
+    if let Some(path) = &args.html {
+        write(path, &html::page(&report))?;
+    }
+    // Not beside what a program reads from the same place.
+    if ![&args.json, &args.html].into_iter().flatten().any(|path| path == Path::new("-")) {
+        write(Path::new("-"), &Text(&report).to_string())?;
+    }
+    Ok(if malformed.is_some() { ExitCode::from(SOME_FAILED) } else { ExitCode::SUCCESS })
+}
+
+/// Writes a text to a file, or to the standard output.
+pub fn write(path: &Path, text: &str) -> Result<()> {
+    let mut out = sink::open(path)?;
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.with_context(|| format!("cannot write to {}", path.display()))
+}

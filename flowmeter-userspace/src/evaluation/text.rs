@@ -1,0 +1,112 @@
+//! The report for a terminal.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::{LeftOut, Rates, Report};
+
+/// Writes a report as text.
+pub struct Text<'a>(pub &'a Report);
+
+/// A share with three digits, or a dash.
+pub struct Share(pub Option<f64>);
+
+impl Display for Share {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(share) => f.pad(&format!("{share:.3}")),
+            None => f.pad("-"),
+        }
+    }
+}
+
+/// What a base rate or limit is called: 0.001 as 0.1 %.
+pub fn percent(share: f64) -> String {
+    let text = format!("{:.4}", share * 100.0);
+    format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+impl LeftOut {
+    /// Each reason that occurs, with its number.
+    pub fn list(&self) -> Vec<(&'static str, u64)> {
+        let all = [
+            ("lines that are no ended flow", self.not_ended),
+            ("aggregates", self.aggregates),
+            ("flows without truth", self.without_truth),
+            ("flows that the truth leaves open", self.left_open),
+            ("flows without a score", self.not_scored),
+            ("malformed rows", self.malformed),
+            ("rows that cannot be read", self.damaged),
+        ];
+        all.into_iter().filter(|(_, number)| *number != 0).collect()
+    }
+}
+
+impl Display for Text<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Report { groups, macro_means, pooled, .. } = self.0;
+        let width = |of: fn(&super::Group) -> &str| groups.iter().map(|g| of(g).chars().count().min(34)).max().unwrap_or(0).max(8);
+        let (sources, categories) = (width(|g| &g.source), width(|g| &g.category));
+        writeln!(
+            f,
+            "{:sources$} {:categories$} {:9} {:>8} {:>9} {:>8} {:>8}",
+            "source", "category", "truth", "flows", "malicious", "unknown", "benign"
+        )?;
+        for g in groups {
+            let truth = if g.malicious { "malicious" } else { "benign" };
+            writeln!(
+                f,
+                "{:sources$} {:categories$} {truth:9} {:8} {:9.3} {:8.3} {:8.3}",
+                shortened(&g.source), shortened(&g.category), g.flows, g.flagged, g.unknown, g.cleared
+            )?;
+        }
+        writeln!(f, "\n{:45} {:>12} {:>12}", "", "mean of", "all flows")?;
+        writeln!(f, "{:45} {:>12} {:>12}", "", "groups", "alike")?;
+        let base = format!("precision, {} of flows malicious", percent(self.0.base_rate));
+        let rows: [(&str, fn(&Rates) -> Option<f64>); 4] = [
+            ("malicious flows called malicious (TPR)", |r| r.tpr),
+            ("benign flows called malicious (FPR)", |r| r.fpr),
+            (&base, |r| r.precision),
+            ("malicious flows called benign", |r| r.missed),
+        ];
+        for (name, of) in rows {
+            writeln!(f, "{name:45} {:>12} {:>12}", Share(of(macro_means)), Share(of(pooled)))?;
+        }
+        if let (Some(one), Some(other)) = (&self.0.spared, &self.0.spared_pooled) {
+            writeln!(f, "{:45} {:12.3} {:12.3}", "benign bytes called benign", one.as_judged.bytes, other.as_judged.bytes)?;
+            writeln!(f, "{:45} {:12.3} {:12.3}", "benign packets called benign", one.as_judged.packets, other.as_judged.packets)?;
+        }
+        writeln!(f, "{:45} {:>12}", "area under the ROC curve", Share(self.0.roc_auc))?;
+        if !self.0.at_fpr.is_empty() {
+            writeln!(f, "\nWhat thresholds could do, chosen on these very scores (groups alike):")?;
+            for at in &self.0.at_fpr {
+                writeln!(
+                    f,
+                    "  FPR at most {:6}  TPR {:.3}  from score {:.4}  precision {}",
+                    percent(at.fpr), at.tpr, at.threshold, Share(at.precision)
+                )?;
+            }
+        }
+        if let Some(spared) = &self.0.spared {
+            writeln!(f, "What need not be looked at deeper, likewise:")?;
+            for (limit, at) in &spared.at_missed {
+                writeln!(
+                    f,
+                    "  missed at most {:6}  benign bytes {:.3}  packets {:.3}  flows {:.3}  below score {:.4}",
+                    percent(*limit), at.bytes, at.packets, at.flows, at.threshold
+                )?;
+            }
+        }
+        write!(f, "\n{} flows", self.0.flows)?;
+        if let Some(model) = &self.0.model {
+            write!(f, ", judged by {model}")?;
+        }
+        for (reason, number) in self.0.left_out.list() {
+            write!(f, "; left out: {number} {reason}")?;
+        }
+        writeln!(f)
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(34).collect()
+}
