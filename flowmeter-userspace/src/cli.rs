@@ -262,7 +262,8 @@ pub struct Audit {
 
 /// Arguments of `evaluate`.
 #[derive(Debug, Args)]
-#[command(after_help = "The truth is a table (CSV). Each row says by any of these columns which flows it means, and what they are:
+#[command(
+    after_help = "The truth is a table (CSV). Each row says by any of these columns which flows it means, and what they are:
 
   observed      capture or interface, as in the log, or the end of its path
   community_id  src_ip  src_port  dst_ip  dst_port  protocol
@@ -278,7 +279,8 @@ can be benign but for one host:
   monday.pcap,,benign,office
   monday.pcap,10.0.0.66,malicious,scan
 
-Figures are means over (source, category) groups. docs/evaluate.md explains each.")]
+Figures are means over (source, category) groups. docs/evaluate.md explains each."
+)]
 pub struct Evaluate {
     /// Flows with verdicts, as `flowmeter live` or `flowmeter pcap` wrote them: JSON lines, CSV or Parquet; `-` is the
     /// standard input.
@@ -401,7 +403,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// A share, above 0 and below 1.
 fn share(text: &str) -> Result<f64, String> {
     let share = positive(text)?;
-    if share < 1.0 { Ok(share) } else { Err(format!("{text:?} is no share; write 0.001 for one in a thousand")) }
+    if share < 1.0 {
+        Ok(share)
+    } else {
+        Err(format!("{text:?} is no share; write 0.001 for one in a thousand"))
+    }
 }
 
 /// A number above 0.

@@ -203,7 +203,10 @@ impl Judge {
 
     /// Score from which a flow is called malicious, unless more is known of its service.
     pub fn threshold(&self) -> f64 {
-        self.calibration.as_ref().map_or(self.model.thresholds(), |calibration| calibration.thresholds).malicious
+        self.calibration
+            .as_ref()
+            .map_or(self.model.thresholds(), |calibration| calibration.thresholds)
+            .malicious
     }
 
     /// The model.

@@ -11,10 +11,19 @@ use serde_json::{Value, json};
 
 /// Everyday traffic with a few false alarms, and two attacks.
 fn site() -> Vec<PathBuf> {
-    ["browse", "dns-lookups", "http-pages", "https-pages", "ntp-clocks", "api-polling", "scan-syn", "flood-syn"]
-        .iter()
-        .map(|name| sample_folder().join(format!("{name}.pcap.zst")))
-        .collect()
+    [
+        "browse",
+        "dns-lookups",
+        "http-pages",
+        "https-pages",
+        "ntp-clocks",
+        "api-polling",
+        "scan-syn",
+        "flood-syn",
+    ]
+    .iter()
+    .map(|name| sample_folder().join(format!("{name}.pcap.zst")))
+    .collect()
 }
 
 /// Calibrates on files; the calibration and what was printed.
@@ -43,7 +52,8 @@ fn captures_logs_and_tables_give_the_same_file() -> Result<()> {
     let set = set_of_model(&expected)?;
     for (format, words) in [("jsonl", &["--features"][..]), ("csv", &[]), ("parquet", &["--no-model"])] {
         let flows = folder.path().join(format);
-        let mut all: Vec<&OsStr> = ["pcap", "--format", format, "--set", set, "--output"].map(OsStr::new).to_vec();
+        let mut all: Vec<&OsStr> =
+            ["pcap", "--format", format, "--set", set, "--output"].map(OsStr::new).to_vec();
         all.push(flows.as_os_str());
         all.extend(words.iter().map(OsStr::new));
         let site = site();
@@ -89,7 +99,8 @@ fn the_agent_judges_by_the_file() -> Result<()> {
         ensure!(row["verdict"] == expected, "{row}");
     }
     let found = judged(json!([{"protocol": 6, "port": port, "malicious": 1.0}]), 0.01)?;
-    let there: Vec<&Value> = found.iter().filter(|row| row["dst_port"] == port && row["protocol"] == 6).collect();
+    let there: Vec<&Value> =
+        found.iter().filter(|row| row["dst_port"] == port && row["protocol"] == 6).collect();
     ensure!(!there.is_empty());
     for row in there {
         ensure!(row["threshold"] == json!(1.0) && row["verdict"] != "malicious", "{row}");

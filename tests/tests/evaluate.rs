@@ -79,7 +79,10 @@ fn a_small_case_by_hand() -> Result<()> {
     let (figures, code) = figures(&[&words[..], &["--base-rate", "0.2"].map(OsStr::new)].concat())?;
     assert_eq!(code, Some(0));
     // Groups: flood 1 of 2 called malicious, guessing 1 of 1, office 1 of 4.
-    assert!(is(&figures["macro_means"]["tpr"], 0.75) && is(&figures["macro_means"]["fpr"], 0.25), "{figures:#}");
+    assert!(
+        is(&figures["macro_means"]["tpr"], 0.75) && is(&figures["macro_means"]["fpr"], 0.25),
+        "{figures:#}"
+    );
     assert!(is(&figures["pooled"]["tpr"], 2.0 / 3.0), "{figures:#}");
     assert!(is(&figures["macro_means"]["precision"], 0.15 / (0.15 + 0.2)), "{figures:#}");
     // Weighted by groups: guessing above all, the first of the flood above all, its second above three of four.
@@ -208,7 +211,8 @@ fn the_figures_are_those_of_the_corpus_judge() -> Result<()> {
     words.extend(captures.iter().map(|path| path.as_os_str()));
     ensure!(run(&words)?.status.success());
     let corpus = corpora::folder();
-    let joined = Command::new("python3").args([TRUTH.as_ref(), corpus.as_path(), &root, &flows, &truth]).output()?;
+    let joined =
+        Command::new("python3").args([TRUTH.as_ref(), corpus.as_path(), &root, &flows, &truth]).output()?;
     ensure!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
     let (found, code) = figures(&[flows.as_os_str(), "--truth".as_ref(), truth.as_os_str()])?;
     ensure!(code == Some(0) && found["flows"] == expected["flows"], "{}", found["left_out"]);

@@ -93,7 +93,9 @@ pub fn estimate(flows: &[Flow], inputs: &[f32], own: Thresholds, rate: f64) -> E
     let candidates = |indices: &mut dyn Iterator<Item = usize>| -> Vec<Candidate> {
         indices
             .filter(|&i| !is_usual[i])
-            .filter_map(|i| Some(Candidate { score: flows[i].score.filter(|s| *s >= floor)?, part: parts[i] }))
+            .filter_map(|i| {
+                Some(Candidate { score: flows[i].score.filter(|s| *s >= floor)?, part: parts[i] })
+            })
             .collect()
     };
     let all = candidates(&mut (0..flows.len()));
@@ -106,7 +108,8 @@ pub fn estimate(flows: &[Flow], inputs: &[f32], own: Thresholds, rate: f64) -> E
     }
 
     let is_malicious = |i: usize, threshold: f64| flows[i].score.is_some_and(|score| score >= threshold);
-    let threshold = |i: usize| services.get(&flows[i].service).and_then(|usual| usual.malicious).unwrap_or(malicious);
+    let threshold =
+        |i: usize| services.get(&flows[i].service).and_then(|usual| usual.malicious).unwrap_or(malicious);
     let mut by_service: BTreeMap<Service, Alarms> = BTreeMap::new();
     let mut before = [0; PARTS];
     let mut after = [0; PARTS];
@@ -226,7 +229,8 @@ fn habits<'a>(
         for &i in indices {
             by_part[parts[i]].push(i);
         }
-        let present: Vec<&Vec<usize>> = by_part.iter().filter(|part| part.len() >= HABIT_FLOWS_A_PART).collect();
+        let present: Vec<&Vec<usize>> =
+            by_part.iter().filter(|part| part.len() >= HABIT_FLOWS_A_PART).collect();
         if present.len() < HABIT_PARTS {
             continue;
         }

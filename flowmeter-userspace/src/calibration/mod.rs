@@ -139,7 +139,8 @@ impl Calibration {
     /// It cannot be read, is of another model, or does not hold together.
     pub fn read(path: &Path, model: &Model, set: &FeatureSet) -> Result<Self> {
         let name = path.display();
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the calibration {name}"))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read the calibration {name}"))?;
         Self::parse(&text, model, &model.input_names(set)).with_context(|| {
             format!("the calibration {name} is refused (`flowmeter calibrate` with this model writes one)")
         })
@@ -147,7 +148,11 @@ impl Calibration {
 
     fn parse(text: &str, model: &Model, inputs: &[&str]) -> Result<Self> {
         let file: File = serde_json::from_str(text).context("it is no calibration file")?;
-        ensure!(file.calibration == VERSION, "its version is {}; this flowmeter knows {VERSION}", file.calibration);
+        ensure!(
+            file.calibration == VERSION,
+            "its version is {}; this flowmeter knows {VERSION}",
+            file.calibration
+        );
         ensure!(
             file.model == model.name() && file.feature_set == model.feature_set(),
             "it was made for {} on {}, and the model here is {} on {}",
@@ -157,7 +162,8 @@ impl Calibration {
             model.feature_set()
         );
         ensure!(
-            file.inputs == inputs && (file.golden_score - model.golden_score()).abs() <= crate::model::GOLDEN_TOLERANCE,
+            file.inputs == inputs
+                && (file.golden_score - model.golden_score()).abs() <= crate::model::GOLDEN_TOLERANCE,
             "it was made for another model of the same name, {}",
             file.model
         );
@@ -193,7 +199,9 @@ impl Calibration {
         let malicious = usual.and_then(|usual| usual.malicious).unwrap_or(self.thresholds.malicious);
         let verdict = model.verdict_by(Thresholds { malicious, ..self.thresholds }, score, row);
         match verdict {
-            Verdict::Malicious if usual.is_some_and(|usual| usual.holds(row)) => (Verdict::Unknown, malicious),
+            Verdict::Malicious if usual.is_some_and(|usual| usual.holds(row)) => {
+                (Verdict::Unknown, malicious)
+            }
             other => (other, malicious),
         }
     }
@@ -202,7 +210,8 @@ impl Calibration {
 impl File {
     fn checked(self) -> Result<Calibration> {
         let scores = 0.0..=1.0_f64.next_up();
-        let malicious = self.services.iter().filter_map(|entry| entry.usual.malicious).chain([self.malicious]);
+        let malicious =
+            self.services.iter().filter_map(|entry| entry.usual.malicious).chain([self.malicious]);
         for threshold in malicious {
             ensure!(
                 scores.contains(&threshold) && self.benign <= threshold,
@@ -272,7 +281,10 @@ mod tests {
     fn a_file_reads_back_as_it_was() {
         let text = serde_json::to_string(&file()).unwrap();
         assert_eq!(serde_json::from_str::<File>(&text).unwrap(), file());
-        assert!(text.contains(r#"{"protocol":6,"port":502,"malicious":0.9,"normal":[[0.0,1.0],[2.0,2.0]]}"#), "{text}");
+        assert!(
+            text.contains(r#"{"protocol":6,"port":502,"malicious":0.9,"normal":[[0.0,1.0],[2.0,2.0]]}"#),
+            "{text}"
+        );
     }
 
     #[test]

@@ -76,7 +76,13 @@ impl Flows {
     }
 
     /// Keeps a flow whose inputs `fill` appends; false if they are not there.
-    fn push(&mut self, time: i64, service: Service, source: &str, fill: impl FnOnce(&Self, &mut Vec<f32>) -> bool) {
+    fn push(
+        &mut self,
+        time: i64,
+        service: Service,
+        source: &str,
+        fill: impl FnOnce(&Self, &mut Vec<f32>) -> bool,
+    ) {
         let mut inputs = std::mem::take(&mut self.inputs);
         let before = inputs.len();
         let complete = fill(self, &mut inputs);
@@ -190,7 +196,9 @@ pub fn run(args: &Calibrate) -> Result<ExitCode> {
         let mut pipeline = Pipeline::new(set, None, Box::new(Collector(Arc::clone(&shared))));
         code = pcap::run_through(&captures, &args.parsing, &args.timing, None, &mut pipeline)?;
         drop(pipeline);
-        let Some(inner) = Arc::into_inner(shared) else { bail!("the flows are still in use; this is a defect of flowmeter") };
+        let Some(inner) = Arc::into_inner(shared) else {
+            bail!("the flows are still in use; this is a defect of flowmeter")
+        };
         flows = inner.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
     if let Some(problem) = &reading.first_damage {
@@ -289,7 +297,11 @@ fn report(model: &Model, flows: &Flows, calibration: &Calibration, found: &Estim
     let _ = writeln!(
         text,
         "{} on {} flows in {:.2} days, {} to {}{}",
-        model.name(), origin.flows, origin.days, origin.first, origin.last,
+        model.name(),
+        origin.flows,
+        origin.days,
+        origin.first,
+        origin.last,
         if flows.each > 1 { format!(" (one in {} was looked at)", flows.each) } else { String::new() }
     );
     let day = |alarms: f64| if origin.days > 0.0 { alarms * scale / origin.days } else { 0.0 };
@@ -307,10 +319,13 @@ fn report(model: &Model, flows: &Flows, calibration: &Calibration, found: &Estim
         text.push_str("The budget is not kept: alarms come from many services with few flows each. Let it see more traffic.\n");
     }
 
-    let mut quieter: Vec<_> = found.by_service.iter().filter(|(_, alarms)| alarms.after < alarms.before).collect();
+    let mut quieter: Vec<_> =
+        found.by_service.iter().filter(|(_, alarms)| alarms.after < alarms.before).collect();
     quieter.sort_by_key(|(_, alarms)| std::cmp::Reverse(alarms.before - alarms.after));
     if !quieter.is_empty() {
-        text.push_str("\nTaken for normal, since it is there all the time. Look at it once: is it what it should be?\n");
+        text.push_str(
+            "\nTaken for normal, since it is there all the time. Look at it once: is it what it should be?\n",
+        );
     }
     for (service, alarms) in quieter.iter().take(LISTED) {
         let how = match found.services.get(service).and_then(|usual| usual.malicious) {
@@ -332,9 +347,12 @@ fn report(model: &Model, flows: &Flows, calibration: &Calibration, found: &Estim
             entry.first = entry.first.map_or(Some(time), |first| Some(first.min(time)));
         }
     }
-    let names: HashMap<u32, &str> = flows.sources.iter().map(|(name, index)| (*index, name.as_str())).collect();
-    let mut aside: Vec<(&str, Aside)> =
-        aside.into_iter().map(|(source, aside)| (names.get(&source).copied().unwrap_or("?"), aside)).collect();
+    let names: HashMap<u32, &str> =
+        flows.sources.iter().map(|(name, index)| (*index, name.as_str())).collect();
+    let mut aside: Vec<(&str, Aside)> = aside
+        .into_iter()
+        .map(|(source, aside)| (names.get(&source).copied().unwrap_or("?"), aside))
+        .collect();
     aside.sort_by_key(|(source, aside)| (std::cmp::Reverse(aside.alarms), *source));
     if !aside.is_empty() {
         let _ = writeln!(

@@ -27,7 +27,10 @@ pub fn run(args: &Evaluate) -> Result<ExitCode> {
             Ok(())
         };
         if written::read(file, &mut reading, &mut take)? == Source::Capture {
-            bail!("{} is a capture; make flows of it first: flowmeter pcap {0} --output flows.jsonl", file.display());
+            bail!(
+                "{} is a capture; make flows of it first: flowmeter pcap {0} --output flows.jsonl",
+                file.display()
+            );
         }
     }
     evaluation.damaged(reading.damaged);

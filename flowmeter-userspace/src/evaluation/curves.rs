@@ -232,10 +232,14 @@ mod tests {
     #[test]
     fn a_small_reduction_by_hand() {
         let load = |score, missed, bytes| Load { score, missed, spared: [bytes, 0.0, 0.0] };
-        let mut loads = [load(0.3, 0.5, 0.0), load(0.1, 0.0, 0.75), load(0.3, 0.0, 0.25), load(0.7, 0.5, 0.0)];
+        let mut loads =
+            [load(0.3, 0.5, 0.0), load(0.1, 0.0, 0.75), load(0.3, 0.0, 0.25), load(0.7, 0.5, 0.0)];
         let curve = reduction(&mut loads);
         let found: Vec<_> = curve.iter().map(|r| (r.threshold, r.missed, r.bytes)).collect();
-        assert_eq!(found, [(0.0, 0.0, 0.0), (0.3, 0.0, 0.75), (0.7, 0.5, 1.0), (0.7_f64.next_up(), 1.0, 1.0)]);
+        assert_eq!(
+            found,
+            [(0.0, 0.0, 0.0), (0.3, 0.0, 0.75), (0.7, 0.5, 1.0), (0.7_f64.next_up(), 1.0, 1.0)]
+        );
         assert_eq!(at_missed(&curve, 0.4).unwrap().bytes, 0.75);
     }
 

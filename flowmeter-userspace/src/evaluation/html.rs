@@ -57,12 +57,21 @@ fn figures(page: &mut String, report: &Report) {
 }
 
 fn card(page: &mut String, title: &str, what: &str, plot: &str) {
-    let _ = write!(page, "<div class=\"card\"><h2>{}</h2><p class=\"soft\">{}</p>{plot}</div>", escape(title), escape(what));
+    let _ = write!(
+        page,
+        "<div class=\"card\"><h2>{}</h2><p class=\"soft\">{}</p>{plot}</div>",
+        escape(title),
+        escape(what)
+    );
 }
 
 fn curves_of(page: &mut String, report: &Report) {
     let said = |p: &curves::Operating| {
-        let from = if p.threshold.is_finite() { format!("from score {:.4}", p.threshold) } else { "none".to_owned() };
+        let from = if p.threshold.is_finite() {
+            format!("from score {:.4}", p.threshold)
+        } else {
+            "none".to_owned()
+        };
         format!("{from}: TPR {:.4}, FPR {:.5}", p.tpr, p.fpr)
     };
     let roc: Vec<_> = report.roc.iter().map(|p| (p.fpr, p.tpr, said(p))).collect();
@@ -77,12 +86,15 @@ fn curves_of(page: &mut String, report: &Report) {
     if !roc.is_empty() {
         let chance = vec![(0.0, 0.0, "no better than chance".to_owned()), (1.0, 1.0, String::new())];
         let lines = [line("chance", 'e', chance, false), line("by score", 'a', roc.clone(), false)];
-        let (x, y) = (Axis::share("benign flows called malicious (FPR)"), Axis::share("malicious flows found (TPR)"));
+        let (x, y) =
+            (Axis::share("benign flows called malicious (FPR)"), Axis::share("malicious flows found (TPR)"));
         let area = Share(report.roc_auc);
         card(
             page,
             "ROC curve",
-            &format!("Each threshold of the score; the area below is {area}. Flows unlike the training are unknown whatever their score, so that the verdicts may lie below the curve."),
+            &format!(
+                "Each threshold of the score; the area below is {area}. Flows unlike the training are unknown whatever their score, so that the verdicts may lie below the curve."
+            ),
             &plot("ROC curve", x, y, &lines, &marks(&|tpr, fpr| Some((fpr, tpr)))),
         );
         let x = Axis { from: LEAST, logarithmic: true, ..x };
@@ -90,7 +102,13 @@ fn curves_of(page: &mut String, report: &Report) {
             page,
             "The left edge, which decides",
             "The same by factors of ten: at a million flows a day, an FPR of 0.1% is a thousand false alarms.",
-            &plot("ROC curve, logarithmic", x, y, &[line("by score", 'a', roc, false)], &marks(&|tpr, fpr| Some((fpr, tpr)))),
+            &plot(
+                "ROC curve, logarithmic",
+                x,
+                y,
+                &[line("by score", 'a', roc, false)],
+                &marks(&|tpr, fpr| Some((fpr, tpr))),
+            ),
         );
         let precision = |tpr, fpr| curves::precision(tpr, fpr, report.base_rate);
         let points = report.roc.iter().filter_map(|p| {
@@ -100,11 +118,19 @@ fn curves_of(page: &mut String, report: &Report) {
         card(
             page,
             "Precision and recall",
-            &format!("Of what is called malicious, how much is, where {} of flows are malicious, by factors of ten; the area is {}.", percent(report.base_rate), Share(report.average_precision)),
+            &format!(
+                "Of what is called malicious, how much is, where {} of flows are malicious, by factors of ten; the area is {}.",
+                percent(report.base_rate),
+                Share(report.average_precision)
+            ),
             &plot(
                 "Precision and recall",
                 Axis::share("malicious flows found (recall, TPR)"),
-                Axis { from: 10_f64.powf(report.base_rate.log10().floor()), logarithmic: true, ..Axis::share("precision") },
+                Axis {
+                    from: 10_f64.powf(report.base_rate.log10().floor()),
+                    logarithmic: true,
+                    ..Axis::share("precision")
+                },
                 &[line("by score", 'a', points.collect(), false)],
                 &marks(&|tpr, fpr| Some((tpr, precision(tpr, fpr)?))),
             ),
@@ -113,22 +139,37 @@ fn curves_of(page: &mut String, report: &Report) {
     if let Some(spared) = &report.spared {
         let of = |name: &str, class, value: fn(&curves::Reduction) -> f64| {
             let points = spared.curve.iter().map(|r| {
-                let said = format!("below score {:.4}: {:.3} of benign {name} spared, {:.4} of malicious flows missed", r.threshold, value(r), r.missed);
+                let said = format!(
+                    "below score {:.4}: {:.3} of benign {name} spared, {:.4} of malicious flows missed",
+                    r.threshold,
+                    value(r),
+                    r.missed
+                );
                 (r.missed, value(r), said)
             });
             line(name, class, points.collect(), true)
         };
-        let lines = [of("flows", 'd', |r| r.flows), of("packets", 'a', |r| r.packets), of("bytes", 'b', |r| r.bytes)];
+        let lines =
+            [of("flows", 'd', |r| r.flows), of("packets", 'a', |r| r.packets), of("bytes", 'b', |r| r.bytes)];
         let judged = spared.as_judged;
         let marks = [Mark {
             at: (judged.missed, judged.bytes),
-            title: format!("verdicts as given: {:.3} of benign bytes spared, {:.4} of malicious flows missed", judged.bytes, judged.missed),
+            title: format!(
+                "verdicts as given: {:.3} of benign bytes spared, {:.4} of malicious flows missed",
+                judged.bytes, judged.missed
+            ),
         }];
         card(
             page,
             "Traffic reduction",
             "What benign traffic need not go on to a deeper look, against the malicious flows that it would not see, over the benign threshold. Flows count whole.",
-            &plot("Traffic reduction", Axis::share("malicious flows missed"), Axis::share("benign traffic spared"), &lines, &marks),
+            &plot(
+                "Traffic reduction",
+                Axis::share("malicious flows missed"),
+                Axis::share("benign traffic spared"),
+                &lines,
+                &marks,
+            ),
         );
     }
     let bars = |name: &str, class, bars: &[f64]| {
@@ -142,10 +183,17 @@ fn curves_of(page: &mut String, report: &Report) {
         points.push((1.0, bars.last().copied().unwrap_or(0.0), String::new()));
         line(name, class, points, true)
     };
-    let lines = [bars("benign", 'b', &report.histogram.benign), bars("malicious", 'c', &report.histogram.malicious)];
-    let most = report.histogram.benign.iter().chain(&report.histogram.malicious).fold(0.05_f64, |a, b| a.max(*b));
+    let lines =
+        [bars("benign", 'b', &report.histogram.benign), bars("malicious", 'c', &report.histogram.malicious)];
+    let most =
+        report.histogram.benign.iter().chain(&report.histogram.malicious).fold(0.05_f64, |a, b| a.max(*b));
     let y = Axis { to: (most * 20.0).ceil() / 20.0, ..Axis::share("share of flows") };
-    card(page, "Scores", "How the scores of both kinds are spread.", &plot("Scores", Axis::share("score: probability of malicious"), y, &lines, &[]));
+    card(
+        page,
+        "Scores",
+        "How the scores of both kinds are spread.",
+        &plot("Scores", Axis::share("score: probability of malicious"), y, &lines, &[]),
+    );
 }
 
 fn limits(page: &mut String, report: &Report) {
@@ -160,7 +208,10 @@ fn limits(page: &mut String, report: &Report) {
         let _ = write!(
             page,
             "<tr><td>{}<td class=\"n\">{:.3}<td class=\"n\">{:.4}<td class=\"n\">{}</tr>",
-            percent(at.fpr), at.tpr, at.threshold, Share(at.precision)
+            percent(at.fpr),
+            at.tpr,
+            at.threshold,
+            Share(at.precision)
         );
     }
     page.push_str("</table></div>");
@@ -180,15 +231,26 @@ fn groups(page: &mut String, groups: &[Group]) {
             "<tr title=\"called malicious {:.3} (95 %: {low:.3} to {high:.3}), unknown {:.3}, benign {:.3}; benign bytes {:.3}\"><td>{}<td>{}\
              <td class=\"{class}\">{truth}<td class=\"n\">{}<td class=\"n\">{:.3}<td class=\"n\">{:.3}<td><span class=\"bar\">\
              <i class=\"m\" style=\"width:{:.1}%\"></i><i class=\"u\" style=\"width:{:.1}%\"></i><i class=\"b\" style=\"width:{:.1}%\"></i></span></tr>",
-            g.flagged, g.unknown, g.cleared, g.cleared_bytes, escape(&g.source), escape(&g.category), g.flows, g.flagged, g.cleared,
-            g.flagged * 100.0, g.unknown * 100.0, g.cleared * 100.0
+            g.flagged,
+            g.unknown,
+            g.cleared,
+            g.cleared_bytes,
+            escape(&g.source),
+            escape(&g.category),
+            g.flows,
+            g.flagged,
+            g.cleared,
+            g.flagged * 100.0,
+            g.unknown * 100.0,
+            g.cleared * 100.0
         );
     }
     page.push_str("</table></section>");
 }
 
 fn left_out(page: &mut String, report: &Report) {
-    let list: Vec<String> = report.left_out.list().iter().map(|(reason, number)| format!("{number} {reason}")).collect();
+    let list: Vec<String> =
+        report.left_out.list().iter().map(|(reason, number)| format!("{number} {reason}")).collect();
     if !list.is_empty() {
         let _ = write!(page, "<p class=\"soft\">Left out: {}.</p>", escape(&list.join("; ")));
     }

@@ -294,7 +294,8 @@ impl Evaluation {
     fn spared(&self, clears: f64, by_group: bool) -> Option<Spared> {
         let mut loads = Vec::new();
         let mut judged = Reduction::default();
-        let number = |kind: bool| self.groups.keys().filter(|(.., malicious)| *malicious == kind).count() as f64;
+        let number =
+            |kind: bool| self.groups.keys().filter(|(.., malicious)| *malicious == kind).count() as f64;
         let total = |kind: bool, of: fn(&Flow) -> f64| -> f64 {
             self.groups.iter().filter(|((.., m), _)| *m == kind).flat_map(|(_, flows)| flows).map(of).sum()
         };
@@ -335,18 +336,23 @@ impl Evaluation {
 
     fn why_empty(&self) -> String {
         let LeftOut { without_truth, left_open, not_scored, malformed, not_ended, .. } = self.left_out;
-        if let Some(flow) = self.first_unknown.as_ref().filter(|_| without_truth >= not_scored.max(malformed)) {
+        if let Some(flow) = self.first_unknown.as_ref().filter(|_| without_truth >= not_scored.max(malformed))
+        {
             return format!(
                 "nothing is known about any of {without_truth} flows, such as {flow}: give `--truth FILE` whose rows name them, or \
                  flows with a column `label`"
             );
         }
         match &self.first_malformed {
-            Some(first) => format!("none of the flows can be used; {malformed} are malformed, first: {first}"),
+            Some(first) => {
+                format!("none of the flows can be used; {malformed} are malformed, first: {first}")
+            }
             None if not_scored != 0 => {
                 format!("none of {not_scored} labelled flows has a score: they were written without a model")
             }
-            None => format!("there is no labelled flow: {left_open} are left open by the truth, {not_ended} lines are no ended flow"),
+            None => format!(
+                "there is no labelled flow: {left_open} are left open by the truth, {not_ended} lines are no ended flow"
+            ),
         }
     }
 }

@@ -78,7 +78,8 @@ pub fn plot(title: &str, x: Axis, y: Axis, lines: &[Line], marks: &[Mark]) -> St
     let py = |value: f64| top + (1.0 - y.place(value)) * inner_height;
     let mut svg = String::new();
     // Writing to a String cannot fail, here and below.
-    let _ = write!(svg, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(title));
+    let _ =
+        write!(svg, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(title));
     for tick in x.ticks() {
         let at = px(tick);
         let _ = write!(
@@ -132,7 +133,10 @@ pub fn plot(title: &str, x: Axis, y: Axis, lines: &[Line], marks: &[Mark]) -> St
                 let _ = write!(
                     svg,
                     "<circle class=\"hover {}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"7\"><title>{}</title></circle>",
-                    line.class, at.0, at.1, escape(title)
+                    line.class,
+                    at.0,
+                    at.1,
+                    escape(title)
                 );
             }
         }

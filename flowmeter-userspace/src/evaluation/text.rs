@@ -44,7 +44,9 @@ impl LeftOut {
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Report { groups, macro_means, pooled, .. } = self.0;
-        let width = |of: fn(&super::Group) -> &str| groups.iter().map(|g| of(g).chars().count().min(34)).max().unwrap_or(0).max(8);
+        let width = |of: fn(&super::Group) -> &str| {
+            groups.iter().map(|g| of(g).chars().count().min(34)).max().unwrap_or(0).max(8)
+        };
         let (sources, categories) = (width(|g| &g.source), width(|g| &g.category));
         writeln!(
             f,
@@ -56,7 +58,12 @@ impl Display for Text<'_> {
             writeln!(
                 f,
                 "{:sources$} {:categories$} {truth:9} {:8} {:9.3} {:8.3} {:8.3}",
-                shortened(&g.source), shortened(&g.category), g.flows, g.flagged, g.unknown, g.cleared
+                shortened(&g.source),
+                shortened(&g.category),
+                g.flows,
+                g.flagged,
+                g.unknown,
+                g.cleared
             )?;
         }
         writeln!(f, "\n{:45} {:>12} {:>12}", "", "mean of", "all flows")?;
@@ -72,8 +79,16 @@ impl Display for Text<'_> {
             writeln!(f, "{name:45} {:>12} {:>12}", Share(of(macro_means)), Share(of(pooled)))?;
         }
         if let (Some(one), Some(other)) = (&self.0.spared, &self.0.spared_pooled) {
-            writeln!(f, "{:45} {:12.3} {:12.3}", "benign bytes called benign", one.as_judged.bytes, other.as_judged.bytes)?;
-            writeln!(f, "{:45} {:12.3} {:12.3}", "benign packets called benign", one.as_judged.packets, other.as_judged.packets)?;
+            writeln!(
+                f,
+                "{:45} {:12.3} {:12.3}",
+                "benign bytes called benign", one.as_judged.bytes, other.as_judged.bytes
+            )?;
+            writeln!(
+                f,
+                "{:45} {:12.3} {:12.3}",
+                "benign packets called benign", one.as_judged.packets, other.as_judged.packets
+            )?;
         }
         writeln!(f, "{:45} {:>12}", "area under the ROC curve", Share(self.0.roc_auc))?;
         if !self.0.at_fpr.is_empty() {
@@ -82,7 +97,10 @@ impl Display for Text<'_> {
                 writeln!(
                     f,
                     "  FPR at most {:6}  TPR {:.3}  from score {:.4}  precision {}",
-                    percent(at.fpr), at.tpr, at.threshold, Share(at.precision)
+                    percent(at.fpr),
+                    at.tpr,
+                    at.threshold,
+                    Share(at.precision)
                 )?;
             }
         }
@@ -92,7 +110,11 @@ impl Display for Text<'_> {
                 writeln!(
                     f,
                     "  missed at most {:6}  benign bytes {:.3}  packets {:.3}  flows {:.3}  below score {:.4}",
-                    percent(*limit), at.bytes, at.packets, at.flows, at.threshold
+                    percent(*limit),
+                    at.bytes,
+                    at.packets,
+                    at.flows,
+                    at.threshold
                 )?;
             }
         }

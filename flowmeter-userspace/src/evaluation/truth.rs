@@ -39,7 +39,9 @@ pub fn label(text: Option<&str>) -> Result<Option<bool>> {
         "malicious" | "1" | "true" | "1.0" => Some(true),
         "benign" | "0" | "false" | "0.0" => Some(false),
         "" | "ignore" | "unknown" | "none" | "nan" => None,
-        _ => bail!("{text:?} is no label; write malicious (or 1), benign (or 0), or nothing to leave flows out"),
+        _ => bail!(
+            "{text:?} is no label; write malicious (or 1), benign (or 0), or nothing to leave flows out"
+        ),
     })
 }
 
@@ -74,7 +76,8 @@ impl Truth {
     /// # Errors
     /// It cannot be read, has no label, or says two things of the same flows; the message names the line.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = std::fs::File::open(path).with_context(|| format!("cannot open the truth {}", path.display()))?;
+        let file =
+            std::fs::File::open(path).with_context(|| format!("cannot open the truth {}", path.display()))?;
         Self::from_reader(file).with_context(|| format!("the truth {} cannot be used", path.display()))
     }
 
@@ -90,13 +93,18 @@ impl Truth {
             )
         })?;
         let fields = FIELDS.map(column);
-        ensure!(fields.iter().any(Option::is_some), "it has none of the columns that name flows: {}", FIELDS.join(", "));
+        ensure!(
+            fields.iter().any(Option::is_some),
+            "it has none of the columns that name flows: {}",
+            FIELDS.join(", ")
+        );
         let (times, source, category) = (TIMES.map(column), column("source"), column("category"));
         let mut truth = Self { levels: Vec::new(), rows: 0, timed: false };
         for record in reader.records() {
             let record = record?;
             let line = record.position().map_or(0, csv::Position::line);
-            let cell = |column: Option<usize>| column.and_then(|i| record.get(i)).filter(|text| !text.is_empty());
+            let cell =
+                |column: Option<usize>| column.and_then(|i| record.get(i)).filter(|text| !text.is_empty());
             let place = || format!("line {line}");
             let malicious = label(record.get(label_column)).with_context(place)?;
             let time = |column| cell(column).map(|text| instant(text).with_context(place)).transpose();
@@ -109,7 +117,8 @@ impl Truth {
                 .unzip();
             let known = Known {
                 malicious,
-                source: cell(source).map_or_else(|| cell(fields[OBSERVED]).unwrap_or("all").to_owned(), str::to_owned),
+                source: cell(source)
+                    .map_or_else(|| cell(fields[OBSERVED]).unwrap_or("all").to_owned(), str::to_owned),
                 category: cell(category).unwrap_or("all").to_owned(),
             };
             truth.add(named, key, Statement { since, until, known, line })?;
@@ -128,10 +137,15 @@ impl Truth {
         match self.levels[index].statements.entry(key) {
             Entry::Vacant(place) => drop(place.insert(vec![statement])),
             Entry::Occupied(mut found) => {
-                let same = |other: &&Statement| (other.since, other.until) == (statement.since, statement.until);
+                let same =
+                    |other: &&Statement| (other.since, other.until) == (statement.since, statement.until);
                 match found.get().iter().find(same) {
                     Some(other) if other.known == statement.known => {}
-                    Some(other) => bail!("lines {} and {} name the same flows and say different things of them", other.line, statement.line),
+                    Some(other) => bail!(
+                        "lines {} and {} name the same flows and say different things of them",
+                        other.line,
+                        statement.line
+                    ),
                     None => found.get_mut().push(statement),
                 }
             }
@@ -207,7 +221,9 @@ mod tests {
 
     #[test]
     fn the_row_that_names_most_fields_counts() {
-        let truth = truth("observed,src_ip,dst_port,label\nday.pcap,,,benign\nday.pcap,10.0.0.9,,1\n,10.0.0.9,53,0\n");
+        let truth = truth(
+            "observed,src_ip,dst_port,label\nday.pcap,,,benign\nday.pcap,10.0.0.9,,1\n,10.0.0.9,53,0\n",
+        );
         assert_eq!(malicious(&truth, &[("observed", "/data/day.pcap"), ("src_ip", "10.0.0.1")]), Some(false));
         assert_eq!(malicious(&truth, &[("observed", "/data/day.pcap"), ("src_ip", "10.0.0.9")]), Some(true));
         assert_eq!(malicious(&truth, &[("src_ip", "10.0.0.9"), ("dst_port", "53")]), Some(false));
@@ -224,7 +240,9 @@ mod tests {
 
     #[test]
     fn times_bound_a_row() {
-        let truth = truth("src_ip,since,until,label\n10.0.0.9,2026-01-01T10:00:00Z,2026-01-01T11:00:00Z,1\n10.0.0.9,,,0\n");
+        let truth = truth(
+            "src_ip,since,until,label\n10.0.0.9,2026-01-01T10:00:00Z,2026-01-01T11:00:00Z,1\n10.0.0.9,,,0\n",
+        );
         for (time, expected) in [
             ("2026-01-01T09:59:59.9Z", false),
             ("2026-01-01T10:00:00Z", true),

@@ -92,7 +92,9 @@ pub fn read(
         }
         Some(b'{') => jsonl::read(input, &name.to_string(), reading, take)?,
         Some(_) if !start.contains(&0) => csv::read(input, &name.to_string(), reading, take)?,
-        Some(_) => bail!("{name} is no log, table or capture: it begins with {:02x?}", &start[..start.len().min(8)]),
+        Some(_) => {
+            bail!("{name} is no log, table or capture: it begins with {:02x?}", &start[..start.len().min(8)])
+        }
     }
     Ok(Source::Flows)
 }

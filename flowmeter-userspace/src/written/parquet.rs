@@ -67,9 +67,11 @@ impl Row for Line<'_> {
 
 /// Reads all rows.
 pub fn read(path: &Path, reading: &mut Reading, take: &mut dyn FnMut(&dyn Row) -> Result<()>) -> Result<()> {
-    let whole = || format!("cannot read {}: a Parquet file is readable once it has been finished", path.display());
+    let whole =
+        || format!("cannot read {}: a Parquet file is readable once it has been finished", path.display());
     let file = File::open(path).with_context(whole)?;
-    let batches = ParquetRecordBatchReaderBuilder::try_new(file).with_context(whole)?.build().with_context(whole)?;
+    let batches =
+        ParquetRecordBatchReaderBuilder::try_new(file).with_context(whole)?.build().with_context(whole)?;
     for batch in batches {
         let batch = batch.with_context(|| format!("cannot read {}", path.display()))?;
         for row in 0..batch.num_rows() {

@@ -31,8 +31,12 @@ impl Options {
     /// # Errors
     /// ONNX Runtime or the model is not there, or broken.
     pub fn judge(&self) -> Result<Judge> {
-        let scoring =
-            flowmeter::cli::Scoring { model: self.model.clone(), no_model: false, onnxruntime: None };
+        let scoring = flowmeter::cli::Scoring {
+            model: self.model.clone(),
+            no_model: false,
+            calibration: None,
+            onnxruntime: None,
+        };
         judge(Judges::of(&scoring)?.as_ref())?.context("a model was asked for")
     }
 
