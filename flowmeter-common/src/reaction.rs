@@ -409,7 +409,7 @@ pub const MOST_RULES: u32 = 65_536;
 /// What the lists say, each endpoint having been looked up with its port and without: of an endpoint the rule with a port
 /// decides before one without; of the two endpoints the allow list decides before the deny list.
 #[inline(always)]
-pub const fn listed(a_port: u32, a: u32, b_port: u32, b: u32) -> u32 {
+pub const fn which_list(a_port: u32, a: u32, b_port: u32, b: u32) -> u32 {
     let a = if a_port != listed::NONE { a_port } else { a };
     let b = if b_port != listed::NONE { b_port } else { b };
     if a == listed::ALLOW || b == listed::ALLOW {
@@ -476,8 +476,8 @@ mod tests {
         assert_eq!(Seen::FOLDED.cause(true, listed::DENY), Cause::Denied);
         assert_eq!(Seen::SKIPPED.cause(true, listed::DENY), Cause::Skipped);
         assert_eq!(malicious.cause(true, 77), Cause::MaliciousFirst, "what is no list says nothing");
-        assert_eq!(listed(listed::NONE, listed::DENY, listed::NONE, listed::ALLOW), listed::ALLOW);
-        assert_eq!(listed(listed::DENY, listed::ALLOW, listed::NONE, listed::NONE), listed::DENY);
-        assert_eq!(listed(77, 0, 0, 0), listed::NONE);
+        assert_eq!(which_list(listed::NONE, listed::DENY, listed::NONE, listed::ALLOW), listed::ALLOW);
+        assert_eq!(which_list(listed::DENY, listed::ALLOW, listed::NONE, listed::NONE), listed::DENY);
+        assert_eq!(which_list(77, 0, 0, 0), listed::NONE);
     }
 }

@@ -200,5 +200,5 @@ fn look_up(lists: &LpmTrie<[u8; ListKey::BYTES], u32>) -> u32 {
         b_port = of(key.b_address, 1, key.b_port);
     }
     let (a, b) = (of(key.a_address, 0, 0), of(key.b_address, 0, 0));
-    flowmeter_common::reaction::listed(a_port, a, b_port, b)
+    flowmeter_common::reaction::which_list(a_port, a, b_port, b)
 }

@@ -180,6 +180,30 @@ impl Sender {
         Ok(sent)
     }
 
+    /// Sends frames with one system call for many, and returns how many the kernel took.
+    pub fn send_together(&self, frames: &mut [Vec<u8>]) -> Result<usize> {
+        let mut parts: Vec<libc::iovec> = frames
+            .iter_mut()
+            .map(|frame| libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() })
+            .collect();
+        let mut messages: Vec<libc::mmsghdr> = parts
+            .iter_mut()
+            .map(|part| {
+                // SAFETY: mmsghdr is plain old data, for which all zeros is a valid value.
+                let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+                message.msg_hdr.msg_iov = part;
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
+        // SAFETY: pointer and length are those of the messages, whose parts and frames outlive the call.
+        let sent = unsafe {
+            libc::sendmmsg(self.socket.as_raw_fd(), messages.as_mut_ptr(), messages.len() as libc::c_uint, 0)
+        };
+        ensure!(sent >= 0, "sending on {}: {}", self.interface, io::Error::last_os_error());
+        Ok(sent as usize)
+    }
+
     /// Sends one frame once; false if the kernel has dropped it.
     pub fn offer(&self, bytes: &[u8]) -> Result<bool> {
         // SAFETY: pointer and length are those of a slice that outlives the call.

@@ -163,6 +163,9 @@ async fn watch(parts: Parts, settings: Settings, args: &Live) -> Result<ExitCode
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
 
+    if settings.policy.mode() != Mode::Watch {
+        harvester.be_prompt();
+    }
     if adopted {
         log::info!("going on with the flows that an agent before has left");
         harvester.resume(heart.ledger());

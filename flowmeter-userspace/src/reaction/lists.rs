@@ -51,15 +51,14 @@ fn parse(text: &str, listed: u32) -> Result<Vec<Rule>> {
     for (line, number) in text.lines().zip(1..) {
         let words = line.split('#').next().unwrap_or_default();
         if !words.trim().is_empty() {
-            let (prefix, port) = rule(words).with_context(|| format!("line {number}, `{}`", line.trim()))?;
-            rules.push(Rule { listed, prefix, port });
+            rules.push(rule(words, listed).with_context(|| format!("line {number}, `{}`", line.trim()))?);
         }
     }
     Ok(rules)
 }
 
 /// `PREFIX [PORT]`.
-fn rule(words: &str) -> Result<(Option<(IpAddr, u8)>, Option<u16>)> {
+fn rule(words: &str, listed: u32) -> Result<Rule> {
     let mut words = words.split_whitespace();
     let prefix = match words.next() {
         None | Some("any") => None,
@@ -71,7 +70,7 @@ fn rule(words: &str) -> Result<(Option<(IpAddr, u8)>, Option<u16>)> {
         .transpose()?;
     match words.next() {
         Some(word) => Err(anyhow!("{word:?} is one word too many; a rule is a prefix, or `any`, and a port")),
-        None => Ok((prefix, port)),
+        None => Ok(Rule { listed, prefix, port }),
     }
 }
 

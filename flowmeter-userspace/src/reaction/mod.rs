@@ -255,7 +255,7 @@ impl Marker {
     /// The mark of a living flow with this verdict, if it has one. A flow that is in the audit lane stays there.
     pub fn mark(&self, verdict: Option<Verdict>, record: &FlowRecord) -> u32 {
         let later = record.entry.state.packets() >= LATER_PACKETS;
-        let audited = self.audit.is_some_and(|n| self.draw(record) % u64::from(n.get()) == 0);
+        let audited = self.audit.is_some_and(|n| self.draw(record).is_multiple_of(u64::from(n.get())));
         mark::of(verdict.map_or(mark::NONE, Verdict::number), later, audited)
     }
 

@@ -33,7 +33,9 @@ const CLOSING_BATCH: u64 = SECOND / 50;
 /// the ring fills.
 const BUSY_SLEEP: Duration = Duration::from_millis(2);
 const QUIET_SLEEP: Duration = Duration::from_millis(20);
-/// The same while a grace period is waited for.
+/// Slots that a sweep goes through between looks for events.
+const LOOK_EVERY: u32 = 4096;
+/// How long the agent sleeps between looks for events while a grace period is waited for.
 const GRACE_SLEEP: Duration = Duration::from_millis(1);
 /// How long after a flow was cut its record is given out: longer than any packet is on its way through a kernel program
 /// after it was stamped.
@@ -137,6 +139,8 @@ pub struct Harvester {
     /// What surrounds flows, if that is asked for.
     context: Option<Context>,
     harvested: Harvested,
+    /// See [`be_prompt`](Self::be_prompt).
+    prompt: bool,
 }
 
 impl Harvested {
@@ -168,7 +172,13 @@ impl Harvester {
             known,
             context,
             harvested: Harvested::default(),
+            prompt: false,
         }
+    }
+
+    /// Looks every two milliseconds even while nothing happens: somebody waits for verdicts.
+    pub fn be_prompt(&mut self) {
+        self.prompt = true;
     }
 
     /// Goes on counting where an agent before has stopped.
@@ -202,7 +212,7 @@ impl Harvester {
         } else if self.closing.peek().is_some_and(|Reverse((due, ..))| due + CLOSING_BATCH <= now) {
             self.take_closed(now, give)?;
         }
-        Ok(if events == 0 { QUIET_SLEEP } else { BUSY_SLEEP })
+        Ok(if events == 0 && !self.prompt { QUIET_SLEEP } else { BUSY_SLEEP })
     }
 
     /// Takes what the programs have told since the last time, and gives out the flows that reached a checkpoint. Returns
@@ -365,6 +375,9 @@ impl Harvester {
         let mut cut = Vec::new();
         let mut living = 0;
         for slot in 0..table.size().slots() {
+            if slot % LOOK_EVERY == 0 {
+                self.take_events(clock::monotonic(), give)?;
+            }
             let tag = table.tag(slot);
             match tag & state::MASK {
                 state::RETIRED => leaving.push((slot, None)),

@@ -13,7 +13,7 @@ use flowmeter::reaction::{Mode, Policy};
 use flowmeter_common::reaction::listed;
 use flowmeter_tests::agent::{Agent, Signal};
 use flowmeter_tests::inspector::{Inspector, numbered};
-use flowmeter_tests::laboratory::{Cursor, GENERATOR, Laboratory, Setup, Traffic, pin_to};
+use flowmeter_tests::laboratory::{Laboratory, Setup, Traffic, pin_to};
 use flowmeter_tests::netns::{Chatter, Namespace, Offload};
 use flowmeter_tests::replay::{Oversized, Pace, Sender};
 use flowmeter_tests::row::number;
@@ -33,15 +33,22 @@ pub struct Options {
     /// Flows that are measured, one after the other.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(20..=5000))]
     probes: u32,
+    /// Score by this model in place of the built-in one.
+    #[arg(long, value_name = "FILE")]
+    model: Option<String>,
     /// Rules on the lists, for the cost of a packet.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     rules: u32,
 }
 
-/// Packets of each flow beside those that are measured: two more than its verdict takes.
-const PACKETS: u32 = 10;
-/// Flows that are under way at once there.
-const TOGETHER: u32 = 1000;
+/// Packets of each flow beside those that are measured: as many as its verdict takes.
+const PACKETS: u32 = 8;
+/// Most packets that are made at once.
+const LARGEST: u64 = 256;
+/// Where a frame has its source address.
+const SOURCE: usize = 26;
+/// Flows that begin between two packets of one of them.
+const APART: u32 = 125;
 /// Packets of a measured flow up to the one that decides.
 const DECIDING: u64 = 8;
 /// How long a measured flow goes on after it, a packet each [`STEP`].
@@ -172,41 +179,31 @@ fn delays(options: &Options) -> Result<(Vec<Duration>, usize, f64)> {
     // Whatever the verdict is, the packets after it are dropped: what is measured is the way, not the model's judgement.
     let words = ["--mode", "block", "--yes-drop-traffic", "--on", "benign=drop", "--on", "unknown=drop"];
     let further = ["--no-egress", "--idle-timeout", "5s", "--stats-interval", "500ms"];
-    let agent =
-        Agent::start(&watches, &["in"], &folder.path().join("log"), &[&words[..], &further].concat())?;
+    let mut words = [&words[..], &further].concat();
+    if let Some(model) = &options.model {
+        words.extend(["--model", model]);
+    }
+    let agent = Agent::start(&watches, &["in"], &folder.path().join("log"), &words)?;
     let captured = Inspector::start(&watches, "in", true, &folder.path().join("host.pcap"))?;
-    let rounds: Vec<u32> =
-        (0..SEQUENCE as u32).map(|i| i / (PACKETS * TOGETHER) * TOGETHER + i % TOGETHER).collect();
-    let mut generator = Laboratory::load(&Setup {
-        programs: &[GENERATOR],
-        traffic: Traffic::Sequence(rounds),
-        leave_by: sends.interface_index("out")?,
-        ..Setup::default()
-    })?;
     let (stop, begun) = (AtomicBool::new(false), AtomicU64::new(0));
     let (sent, rate) = std::thread::scope(|scope| -> Result<_> {
         let background = scope.spawn(|| -> Result<()> {
             sends.run(|| {
                 pin_to(0)?;
-                let (frame, start) = (frame(4, 0), Instant::now());
+                let (sender, template, start) = (Sender::open("out")?, frame(4, 0), Instant::now());
                 let mut packets = 0_u64;
                 while !stop.load(Ordering::Relaxed) {
                     let due = start.elapsed().as_secs_f64() * f64::from(options.new_flows * PACKETS);
-                    // What was missed in a pause is not made up for at once.
-                    let more = (due as u64).saturating_sub(packets).min(4096);
-                    if more > 0 {
-                        let before = packets / SEQUENCE as u64;
-                        if packets == 0 || (packets + more) / SEQUENCE as u64 != before {
-                            // Other flows than in the round before.
-                            let round = ((packets + more) / SEQUENCE as u64) as u32;
-                            generator
-                                .place(|_| Cursor { change: (round % 64) << 17, ..Cursor::default() })?;
-                        }
-                        generator.send(&frame, more as u32)?;
-                        packets += more;
-                        begun.store(packets / u64::from(PACKETS), Ordering::Relaxed);
+                    let more = (due as u64).saturating_sub(packets).min(LARGEST);
+                    let mut frames: Vec<Vec<u8>> =
+                        (packets..packets + more).map(|packet| background(&template, packet)).collect();
+                    packets += more;
+                    begun.store(packets / u64::from(PACKETS), Ordering::Relaxed);
+                    frames.chunks_mut(64).try_for_each(|some| sender.send_together(some).map(drop))?;
+                    if more < LARGEST {
+                        // As it comes from a cable: not all at once.
+                        std::thread::sleep(Duration::from_micros(200));
                     }
-                    std::thread::sleep(Duration::from_millis(1));
                 }
                 Ok(())
             })?
@@ -241,8 +238,28 @@ fn delays(options: &Options) -> Result<(Vec<Duration>, usize, f64)> {
     Ok((delays, never, rate))
 }
 
+/// Packet number `packet` of the flows beside those that are measured: the template with an address of its flow's.
+fn background(template: &[u8], packet: u64) -> Vec<u8> {
+    let (newest, nth) = (packet / u64::from(PACKETS), packet % u64::from(PACKETS));
+    let flow = newest.wrapping_sub(nth * u64::from(APART));
+    let mut frame = template.to_vec();
+    frame[SOURCE..SOURCE + 4].copy_from_slice(&(0x0a00_0000 | flow as u32 & 0x00ff_ffff).to_be_bytes());
+    frame
+}
+
+/// Has the calling thread run before all that are not so urgent: a packet that is sent late would look like an agent that
+/// acts late.
+fn hurry() -> Result<()> {
+    let first = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the parameters outlive the call; 0 is the calling thread.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) };
+    ensure!(result == 0, "a thread cannot be made urgent: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
 /// Sends the measured flows, and returns when each of their packets was sent.
 fn probe(flows: u32) -> Result<Vec<Vec<Instant>>> {
+    hurry()?;
     let (sender, never) = (Sender::open("out")?, AtomicBool::new(false));
     (0..u64::from(flows))
         .map(|flow| {
