@@ -33,8 +33,6 @@ const CLOSING_BATCH: u64 = SECOND / 50;
 /// the ring fills.
 const BUSY_SLEEP: Duration = Duration::from_millis(2);
 const QUIET_SLEEP: Duration = Duration::from_millis(20);
-/// Slots that a sweep goes through between looks for events.
-const LOOK_EVERY: u32 = 4096;
 /// How long the agent sleeps between looks for events while a grace period is waited for.
 const GRACE_SLEEP: Duration = Duration::from_millis(1);
 /// How long after a flow was cut its record is given out: longer than any packet is on its way through a kernel program
@@ -375,9 +373,6 @@ impl Harvester {
         let mut cut = Vec::new();
         let mut living = 0;
         for slot in 0..table.size().slots() {
-            if slot % LOOK_EVERY == 0 {
-                self.take_events(clock::monotonic(), give)?;
-            }
             let tag = table.tag(slot);
             match tag & state::MASK {
                 state::RETIRED => leaving.push((slot, None)),
