@@ -8,7 +8,6 @@
 //! 4. [`sink`], [`stats`] and [`delay`]: the log, tables, the accounting.
 //! 5. [`reaction`]: what a verdict does to packets, if the agent does more than watch.
 //! 6. [`pipeline`]: the one place that knows all stages; [`command`] puts it together for each use.
-//! 5. [`pipeline`]: the one place that knows all stages; [`command`] puts it together for each use.
 //!
 //! What was [`written`] is read back to tell how good verdicts are ([`evaluation`]) and to fit them to a network
 //! ([`calibration`]).
