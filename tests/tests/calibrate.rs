@@ -86,7 +86,7 @@ fn the_agent_judges_by_the_file() -> Result<()> {
         std::fs::write(&output, file.to_string())?;
         pcap_rows(&[&capture], &["--calibration", &output.to_string_lossy()])
     };
-    let everything = json!([[-3.0e38, 3.0e38]]).as_array().context("one")?.repeat(inputs);
+    let everything = vec![json!([-3.0e38, 3.0e38]); inputs];
     let found = judged(json!([{"protocol": 6, "port": port, "normal": everything}]), 0.01)?;
     for (row, before) in found.iter().zip(&own) {
         ensure!(row["score"] == before["score"] && row["threshold"] == json!(0.01), "{row}");

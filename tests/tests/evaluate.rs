@@ -175,13 +175,17 @@ fn labelled(table: &Path, rows: &[BTreeMap<String, String>]) -> Result<PathBuf> 
     let mut reader = csv::Reader::from_path(table)?;
     let mut writer = csv::Writer::from_path(&copy)?;
     let mut header = reader.headers()?.clone();
-    ["label", "source", "category"].map(|name| header.push_field(name));
+    for name in ["label", "source", "category"] {
+        header.push_field(name);
+    }
     writer.write_record(&header)?;
     for record in reader.records() {
         let mut record = record?;
         let name = Path::new(&record[0]).file_name().context("a name")?.to_string_lossy().into_owned();
         let row = rows.iter().find(|row| row["file"] == name).context("a row of the manifest")?;
-        [&row["label"], &row["file"], &row["activity"]].map(|text| record.push_field(text));
+        for text in [&row["label"], &row["file"], &row["activity"]] {
+            record.push_field(text);
+        }
         writer.write_record(&record)?;
     }
     writer.flush()?;

@@ -69,7 +69,8 @@ impl Display for Text<'_> {
         writeln!(f, "\n{:45} {:>12} {:>12}", "", "mean of", "all flows")?;
         writeln!(f, "{:45} {:>12} {:>12}", "", "groups", "alike")?;
         let base = format!("precision, {} of flows malicious", percent(self.0.base_rate));
-        let rows: [(&str, fn(&Rates) -> Option<f64>); 4] = [
+        type Cell = fn(&Rates) -> Option<f64>;
+        let rows: [(&str, Cell); 4] = [
             ("malicious flows called malicious (TPR)", |r| r.tpr),
             ("benign flows called malicious (FPR)", |r| r.fpr),
             (&base, |r| r.precision),
