@@ -39,7 +39,9 @@ RANGE_SLACK = 10.0
 
 def fold(table):
     """What is left out together: a source; of our own recordings a part of the rounds, of their mixtures all."""
-    number = table.observed.str.extract(r"/(\d+)/[^/]*$")[0].fillna("0").astype(int)
+    number = table.observed.str.extract(r"/(\d+)/[^/]*$")[0].astype(float)
+    # Recordings without rounds: a capture is a round.
+    number = number.fillna(pandas.Series(pandas.factorize(table.observed)[0], index=table.index)).astype(int)
     return numpy.where(table.source == "recorded", "recorded, part " + (number % RECORDED_FOLDS).astype(str), table.source)
 
 
