@@ -29,6 +29,7 @@ pub const TESTS: &[Program] = &[
     Program { name: "iperf3", package: "iperf3", why: "the test of ordinary traffic" },
     Program { name: "nc", package: "netcat-openbsd", why: "the test of ordinary traffic" },
     Program { name: "python3", package: "python3", why: "the web server of the test of ordinary traffic" },
+    Program { name: "tcpdump", package: "tcpdump", why: "the inspector behind the pre-filter" },
     Program { name: "tshark", package: "tshark", why: "the independent check of features" },
 ];
 
