@@ -125,6 +125,7 @@ def write(
         "ranges": json.dumps(ranges),
         "golden": json.dumps({"input": [float(value) for value in golden], "score": score(model, golden)}),
     }
+    model.graph.name = name  # converters draw one, so that the same model would be another file each time
     optional = {"medians": medians, "normal": normal, "distribution": distribution}
     metadata.update({key: json.dumps(value) for key, value in optional.items() if value is not None})
     onnx.helper.set_model_props(model, {f"flowmeter.{key}": value for key, value in metadata.items()})
