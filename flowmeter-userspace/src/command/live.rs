@@ -1,8 +1,6 @@
 //! `flowmeter live`: interfaces to flows and verdicts, until told to stop.
 
-use std::cell::Cell;
 use std::process::ExitCode;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as blocking};
 use std::time::Duration;
@@ -12,12 +10,13 @@ use flowmeter_common::flow::FIRST_CHECKPOINT;
 use flowmeter_common::reaction::BEAT_EVERY;
 use flowmeter_common::table::Memory as _;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{Judges, feature_set, judge};
 use crate::cli::{Format, Live, Reacting, Writing};
-use crate::context::Context;
+use crate::context::{Context, Surroundings};
 use crate::delay::Delays;
 use crate::kernel::{
     self, Counters, Heart, Kernel, ListMaps, Loaded, Settings, SharedTable, TableSize, clock,
@@ -26,17 +25,15 @@ use crate::pipeline::{Feedback, Pipeline};
 use crate::reaction::{Marker, Mode, Policy, lists};
 use crate::record::{FlowRecord, Stage};
 use crate::sink::{self, table::Extent};
-use crate::source::live::{BATCH, Harvested, Harvester, Known};
+use crate::source::live::{BATCH, Harvested, Harvester, Known, LEAVING, Outlet};
 use crate::stats::{Account, DriftStats, FlowCounts, PipelineCounts, Reacted, ScoringStats, Stats};
 use crate::verdict::Judge;
 
 /// Batches between harvest and pipeline, of living flows, which are in a hurry, and of ended ones; when they are all taken,
 /// flows wait in the table.
-const QUEUE: usize = 2;
-/// Batches that exist at once: those, the one that is made, and the two that are scored.
-const BATCHES: usize = 2 * QUEUE + 3;
-/// Ended flows that are scored and written before the pipeline looks for living ones: some milliseconds' work.
-const CHUNK: usize = 512;
+const QUEUES: [usize; 2] = [4, 16];
+/// Flows out of the table at once: those that leave it together, in the queues, and in the pipeline.
+const MOST_OUT: usize = LEAVING + (QUEUES[0] + QUEUES[1] + 2) * BATCH;
 /// How often the kernel programs' own messages are looked for.
 const LOG_PERIOD: Duration = Duration::from_millis(200);
 
@@ -58,19 +55,47 @@ enum Message {
 /// Flows with the times, in the kernel programs' clock, that delays count from.
 struct Taken {
     flows: Vec<FlowRecord>,
-    /// How many of them have been written.
-    written: usize,
     /// When they were taken out of the table, or copied there.
     at: u64,
-    /// When the harvest had last looked for events: those that brought living flows here came later.
-    looked_before: u64,
+    /// Of living flows: what brought them here came later.
+    since: u64,
 }
 
-impl Taken {
-    /// True if the flows live: a look for events gives only such, and nothing else does.
-    fn is_living(&self) -> bool {
-        self.flows.first().is_some_and(|record| matches!(record.stage, Stage::Checkpoint { .. }))
+/// The harvest's end of both queues.
+struct Queues {
+    living: mpsc::Sender<Taken>,
+    rest: mpsc::Sender<Message>,
+}
+
+impl Outlet for Queues {
+    fn living(&mut self, flows: Vec<FlowRecord>, since: u64) -> Result<()> {
+        let taken = Taken { flows, at: clock::monotonic(), since };
+        self.living.blocking_send(taken).map_err(|_| stopped())
     }
+
+    fn ended(&mut self, flows: Vec<FlowRecord>) -> Result<Option<Vec<FlowRecord>>> {
+        let at = clock::monotonic();
+        match self.rest.try_send(Message::Flows(Taken { flows, at, since: at })) {
+            Ok(()) => Ok(None),
+            Err(TrySendError::Full(Message::Flows(taken))) => Ok(Some(taken.flows)),
+            Err(_) => Err(stopped()),
+        }
+    }
+}
+
+impl Queues {
+    /// Sends what is no flow; false if there is no room now.
+    fn try_tell(&self, message: Message) -> Result<bool> {
+        match self.rest.try_send(message) {
+            Ok(()) => Ok(true),
+            Err(TrySendError::Full(_)) => Ok(false),
+            Err(TrySendError::Closed(_)) => Err(stopped()),
+        }
+    }
+}
+
+fn stopped() -> anyhow::Error {
+    anyhow!("the pipeline has stopped")
 }
 
 /// A `stats` line to be completed by the pipeline.
@@ -182,26 +207,27 @@ async fn watch(parts: Parts, settings: Settings, args: &Live) -> Result<ExitCode
         );
     }
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let on_their_way = MOST_OUT * (size_of::<FlowRecord>() + if context { size_of::<Surroundings>() } else { 0 });
     log::info!(
         "memory: {:.0} MiB for {} flows and {:.0} MiB for aggregates, shared with the kernel; at most {:.0} MiB for \
-         what is known of them and for those on their way to the log, and {:.0} MiB for what surrounds them. Ctrl-C or SIGTERM writes out what lives and stops",
+         what is known of them and for those on their way to the log, and {:.0} MiB for what surrounds them. Ctrl-C or \
+         SIGTERM writes out what lives and stops",
         mebibytes(settings.size.bytes()),
         settings.size.slots(),
         mebibytes(TableSize::AGGREGATES.bytes()),
-        mebibytes((BATCHES * BATCH * size_of::<FlowRecord>()) as u64)
-            + mebibytes(u64::from(settings.size.slots()) * size_of::<Known>() as u64),
+        mebibytes(on_their_way as u64 + u64::from(settings.size.slots()) * size_of::<Known>() as u64),
         mebibytes(if context { Context::bytes() as u64 } else { 0 }),
     );
 
     let stop = Arc::new(AtomicBool::new(false));
     let counters = Arc::new(counters);
-    let ((living, from_living), (rest, from_rest)) = (mpsc::channel(QUEUE), mpsc::channel(QUEUE));
+    let ((living, from_living), (rest, from_rest)) = (mpsc::channel(QUEUES[0]), mpsc::channel(QUEUES[1]));
     let received = Received { living: from_living, rest: from_rest };
     let heart = Arc::new(heart);
     let leave = Arc::new(AtomicBool::new(false));
     let harvesting =
         Harvesting { stop: Arc::clone(&stop), leave: Arc::clone(&leave), heart: Arc::clone(&heart) };
-    let mut harvest = spawn_harvest(harvester, living, rest, harvesting, args.stats_interval);
+    let mut harvest = spawn_harvest(harvester, Queues { living, rest }, harvesting, args.stats_interval);
     let (reloads, loaded) = blocking::sync_channel(1);
     let reload =
         Reload { judges: judges.map(|judges| Arc::new(Mutex::new(judges))), context, loaded: reloads };
@@ -288,69 +314,42 @@ struct Harvesting {
 /// left to the next agent.
 fn spawn_harvest(
     mut harvester: Harvester,
-    living: mpsc::Sender<Taken>,
-    sender: mpsc::Sender<Message>,
+    mut queues: Queues,
     harvesting: Harvesting,
     stats_interval: Duration,
 ) -> JoinHandle<Result<Harvested>> {
     tokio::task::spawn_blocking(move || {
         let Harvesting { stop, leave, heart } = harvesting;
-        let looked_before = Rc::new(Cell::new(clock::monotonic()));
-        let mut give = {
-            let sender = sender.clone();
-            let looked_before = Rc::clone(&looked_before);
-            move |flows: Vec<FlowRecord>| {
-                let taken =
-                    Taken { flows, written: 0, at: clock::monotonic(), looked_before: looked_before.get() };
-                // A full queue makes the harvest wait, and flows stay in the table.
-                let sent = match taken.is_living() {
-                    true => living.blocking_send(taken).is_ok(),
-                    false => sender.blocking_send(Message::Flows(taken)).is_ok(),
-                };
-                ensure!(sent, "the pipeline has stopped");
-                Ok(())
-            }
-        };
         let mut next_stats = clock::monotonic() + stats_interval.as_nanos() as u64;
         let mut next_beat = 0;
         while !stop.load(Ordering::Acquire) {
-            let begin = clock::monotonic();
-            let sleep = harvester.look(&mut give)?;
-            looked_before.set(begin);
+            let sleep = harvester.look(&mut queues)?;
             heart.note(harvester.harvested().ledger());
             let now = clock::monotonic();
-            if now >= next_beat {
-                // By the way that verdicts take: who stops on it stops the heart.
-                sender.blocking_send(Message::Beat(now)).map_err(|_| anyhow!("the pipeline has stopped"))?;
+            // By the way that verdicts take: who stops on it stops the heart. Where there is no room now, there is at one
+            // of the next looks.
+            if now >= next_beat && queues.try_tell(Message::Beat(now))? {
                 next_beat = now + BEAT_EVERY;
             }
-            if clock::monotonic() >= next_stats {
+            if now >= next_stats && queues.try_tell(stats(harvester.harvested(), false, None))? {
                 next_stats += stats_interval.as_nanos() as u64;
-                send_stats(&sender, harvester.harvested(), false, None)?;
             }
             harvester.sleep(sleep);
         }
         if !leave.load(Ordering::Acquire) {
-            harvester.flush(&mut give)?;
+            harvester.flush(&mut queues)?;
         }
         let harvested = harvester.harvested();
         let (done, written) = oneshot::channel();
-        send_stats(&sender, harvested, true, Some(done))?;
+        queues.rest.blocking_send(stats(harvested, true, Some(done))).map_err(|_| stopped())?;
         // The pipeline says what keeps it from writing; here it is only waited for.
         let _ = written.blocking_recv();
         Ok(harvested)
     })
 }
 
-fn send_stats(
-    sender: &mpsc::Sender<Message>,
-    harvested: Harvested,
-    last: bool,
-    done: Option<oneshot::Sender<()>>,
-) -> Result<()> {
-    sender
-        .blocking_send(Message::Stats(Box::new(StatsRequest { harvested, last, done })))
-        .map_err(|_| anyhow!("the pipeline has stopped"))
+fn stats(harvested: Harvested, last: bool, done: Option<oneshot::Sender<()>>) -> Message {
+    Message::Stats(Box::new(StatsRequest { harvested, last, done }))
 }
 
 /// Loads the model anew when told to.
@@ -421,42 +420,33 @@ fn spawn_pipeline(
             Writer { pipeline, shared, at_checkpoints: Delays::default(), at_ends: Delays::default() };
         let Received { mut living, mut rest } = received;
         let runtime = tokio::runtime::Handle::current();
-        // Ended flows of which some have been written.
-        let mut begun: Option<Taken> = None;
         loop {
-            let next = match &begun {
-                Some(_) => living.try_recv().ok().map(Message::Flows),
-                None => runtime.block_on(async {
-                    tokio::select! {
-                        biased;
-                        Some(taken) = living.recv() => Some(Message::Flows(taken)),
-                        Some(message) = rest.recv() => Some(message),
-                        else => None,
-                    }
-                }),
-            };
+            let next = runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    Some(taken) = living.recv() => Some(Message::Flows(taken)),
+                    Some(message) = rest.recv() => Some(message),
+                    else => None,
+                }
+            });
             if let Some(judge) = loaded.try_iter().last() {
                 writer.pipeline.replace_judge(judge);
             }
-            match (next, begun.take()) {
-                (Some(Message::Flows(taken)), before) if taken.is_living() => {
-                    writer.flows(&taken.flows, &taken)?;
-                    begun = before;
-                }
-                (Some(Message::Flows(taken)), _) | (None, Some(taken)) => begun = writer.chunk(taken)?,
-                (Some(Message::Beat(at)), _) => {
+            match next {
+                Some(Message::Flows(taken)) => writer.flows(&taken)?,
+                Some(Message::Beat(at)) => {
                     if writer.pipeline.scores() {
                         writer.shared.heart.beat(at);
                     }
                 }
-                (Some(Message::Stats(request)), _) => {
+                Some(Message::Stats(request)) => {
                     // What was sent before it belongs into it.
                     while let Ok(taken) = living.try_recv() {
-                        writer.flows(&taken.flows, &taken)?;
+                        writer.flows(&taken)?;
                     }
                     writer.stats(*request)?;
                 }
-                (None, None) => break,
+                None => break,
             }
         }
         writer.pipeline.finish()
@@ -472,15 +462,8 @@ struct Writer {
 }
 
 impl Writer {
-    /// Takes the next of a batch's flows; gives it back if there are more.
-    fn chunk(&mut self, mut taken: Taken) -> Result<Option<Taken>> {
-        let chunk = taken.written..taken.flows.len().min(taken.written + CHUNK);
-        taken.written = chunk.end;
-        self.flows(&taken.flows[chunk], &taken)?;
-        Ok((taken.written < taken.flows.len()).then_some(taken))
-    }
-
-    fn flows(&mut self, flows: &[FlowRecord], taken: &Taken) -> Result<()> {
+    fn flows(&mut self, taken: &Taken) -> Result<()> {
+        let flows = &taken.flows;
         let counters = &self.shared.counters;
         let feedback =
             self.pipeline.process(flows, |record| counters.interface(record.entry.key.interface))?;
@@ -525,7 +508,7 @@ impl Writer {
 fn reached(record: &FlowRecord, taken: &Taken) -> u64 {
     let (packets, last) = (record.entry.state.packets(), record.entry.state.last());
     let is_last = packets.is_power_of_two() && packets >= FIRST_CHECKPOINT;
-    if is_last { last } else { last.min(taken.looked_before) }
+    if is_last { last } else { last.min(taken.since) }
 }
 
 /// Writes verdicts into the slots of flows that still live there.

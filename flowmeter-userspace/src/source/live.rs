@@ -38,8 +38,15 @@ const GRACE_SLEEP: Duration = Duration::from_millis(1);
 /// How long after a flow was cut its record is given out: longer than any packet is on its way through a kernel program
 /// after it was stamped.
 const CUT_MARGIN: u64 = SECOND / 20;
-/// Most flows taken out in one batch: bounds the memory of copies.
-pub const BATCH: usize = 4096;
+/// Most flows that leave after one grace period.
+pub const LEAVING: usize = 4096;
+/// Most flows given out at once: bounds the memory of copies, and how long a flow that waits for its verdict waits for
+/// others.
+pub const BATCH: usize = 256;
+/// Slots that a sweep looks at before it looks for events: a fraction of a millisecond's work.
+const SWEPT_AT_ONCE: u32 = 4096;
+/// Most events taken in one look: a flood of them must not keep the sweep from its work.
+const EVENTS_AT_ONCE: u32 = 65_536;
 
 /// How long it is taken for granted that a flow lives on, if no timeout of its ends before: reading the flow costs the
 /// sweep a hundred times what reading its tag does. What closes meanwhile is told by an event; if that was lost, this late.
@@ -120,6 +127,33 @@ pub struct Harvested {
     pub pushed_out: u64,
 }
 
+/// Where the harvest puts flows, in batches of at most [`BATCH`].
+pub trait Outlet {
+    /// Takes flows that live, at their checkpoints, however long it has to wait. Their events came after `since`, in the
+    /// kernel programs' clock.
+    ///
+    /// # Errors
+    /// Nobody takes flows any more.
+    fn living(&mut self, flows: Vec<FlowRecord>, since: u64) -> Result<()>;
+
+    /// Takes flows that have ended, or gives them back if there is no room for them now.
+    ///
+    /// # Errors
+    /// Nobody takes flows any more.
+    fn ended(&mut self, flows: Vec<FlowRecord>) -> Result<Option<Vec<FlowRecord>>>;
+}
+
+/// Who takes whatever comes.
+impl<F: FnMut(Vec<FlowRecord>) -> Result<()>> Outlet for F {
+    fn living(&mut self, flows: Vec<FlowRecord>, _since: u64) -> Result<()> {
+        self(flows)
+    }
+
+    fn ended(&mut self, flows: Vec<FlowRecord>) -> Result<Option<Vec<FlowRecord>>> {
+        self(flows).map(|()| None)
+    }
+}
+
 /// Takes flows out of the table.
 pub struct Harvester {
     flows: Arc<SharedTable>,
@@ -137,6 +171,8 @@ pub struct Harvester {
     /// What surrounds flows, if that is asked for.
     context: Option<Context>,
     harvested: Harvested,
+    /// When the ring was last emptied.
+    emptied: u64,
     /// See [`be_prompt`](Self::be_prompt).
     prompt: bool,
 }
@@ -170,6 +206,7 @@ impl Harvester {
             known,
             context,
             harvested: Harvested::default(),
+            emptied: clock::monotonic(),
             prompt: false,
         }
     }
@@ -198,27 +235,31 @@ impl Harvester {
     /// Looks once: events, closed flows that are due, and from time to time the whole table. Returns how long to sleep.
     ///
     /// # Errors
-    /// The grace period fails, or `give` does.
-    pub fn look(&mut self, give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>) -> Result<Duration> {
+    /// The grace period fails, or `outlet` does.
+    pub fn look(&mut self, outlet: &mut impl Outlet) -> Result<Duration> {
         let now = clock::monotonic();
-        let events = self.take_events(now, give)?;
+        let events = self.take_events(now, outlet)?;
         if now >= self.next_sweep {
-            self.sweep(now, give)?;
+            self.sweep(now, outlet)?;
             let after = clock::monotonic();
             let least = if self.pressure == Pressure::None { SWEEP_USUAL } else { SWEEP_LEAST };
             self.next_sweep = after + ((after - now) * SWEEP_SHARE).clamp(least, SWEEP_MOST);
         } else if self.closing.peek().is_some_and(|Reverse((due, ..))| due + CLOSING_BATCH <= now) {
-            self.take_closed(now, give)?;
+            self.take_closed(now, outlet)?;
         }
         Ok(if events == 0 && !self.prompt { QUIET_SLEEP } else { BUSY_SLEEP })
     }
 
     /// Takes what the programs have told since the last time, and gives out the flows that reached a checkpoint. Returns
     /// how many events there were.
-    fn take_events(&mut self, now: u64, give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>) -> Result<u32> {
+    fn take_events(&mut self, now: u64, outlet: &mut impl Outlet) -> Result<u32> {
         let mut checkpoints: HashMap<u32, u64> = HashMap::new();
-        let mut events = 0_u32;
-        while let Some(event) = self.ring.take() {
+        let (mut events, since) = (0_u32, self.emptied);
+        loop {
+            let Some(event) = self.ring.take() else {
+                self.emptied = now;
+                break;
+            };
             events += 1;
             match event.reason {
                 reason::CHECKPOINT => {
@@ -233,58 +274,88 @@ impl Harvester {
                 }
                 _ => {}
             }
-            // A flood of events must not keep the sweep from its work.
-            if events == 65_536 {
+            if events == EVENTS_AT_ONCE {
                 break;
             }
         }
-        if !checkpoints.is_empty() {
-            let living = self.copy_living(now, &checkpoints);
-            give(living)?;
+        let mut living = Vec::new();
+        for (slot, tag) in checkpoints {
+            living.extend(self.copy_living(now, slot, tag));
+            if living.len() == BATCH {
+                self.give_living(now, since, std::mem::take(&mut living), outlet)?;
+            }
         }
+        self.give_living(now, since, living, outlet)?;
         Ok(events)
+    }
+
+    fn give_living(
+        &mut self,
+        now: u64,
+        since: u64,
+        mut flows: Vec<FlowRecord>,
+        outlet: &mut impl Outlet,
+    ) -> Result<()> {
+        if flows.is_empty() {
+            return Ok(());
+        }
+        self.surround(now, &mut flows);
+        outlet.living(flows, since)
+    }
+
+    /// Gives out flows that have ended. While there is no room for them, and between batches, flows that reach a checkpoint
+    /// overtake them: somebody waits for their verdicts.
+    fn give_ended(&mut self, now: u64, flows: Vec<FlowRecord>, outlet: &mut impl Outlet) -> Result<()> {
+        let mut flows = flows.into_iter();
+        loop {
+            let mut batch: Vec<_> = flows.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.surround(now, &mut batch);
+            while let Some(back) = outlet.ended(batch)? {
+                batch = back;
+                self.ring.wait(GRACE_SLEEP);
+                self.take_events(clock::monotonic(), outlet)?;
+            }
+            self.take_events(clock::monotonic(), outlet)?;
+        }
     }
 
     /// Takes out every flow: the programs are detached and the agent stops.
     ///
     /// # Errors
-    /// The grace period fails, or `give` does.
-    pub fn flush(&mut self, give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>) -> Result<()> {
+    /// The grace period fails, or `outlet` does.
+    pub fn flush(&mut self, outlet: &mut impl Outlet) -> Result<()> {
         // Programs that were running when they were detached come to their end first.
         self.flows.grace_period()?;
         let (now, timeouts) = (clock::monotonic(), self.timeouts);
         let flows = Arc::clone(&self.flows);
-        self.harvested.living = self.sweep_with(&flows, now, give, |_, slot, _| {
+        self.harvested.living = self.sweep_with(&flows, now, outlet, |_, slot, _| {
             let by_clock = ages(&flows, slot).and_then(|ages| ages.expired(now, &timeouts));
             Fate::Ended(by_clock.unwrap_or(EndReason::Shutdown))
         })?;
         let aggregates = Arc::clone(&self.aggregates);
-        self.sweep_with(&aggregates, now, give, |_, _, _| Fate::Ended(EndReason::Folded)).map(drop)
+        self.sweep_with(&aggregates, now, outlet, |_, _, _| Fate::Ended(EndReason::Folded)).map(drop)
     }
 
-    fn copy_living(&mut self, now: u64, checkpoints: &HashMap<u32, u64>) -> Vec<FlowRecord> {
-        let clock_offset = clock::offset_to_epoch();
-        let mut records = Vec::with_capacity(checkpoints.len());
-        for (&slot, &tag) in checkpoints {
-            if self.flows.tag(slot) != tag {
-                continue;
-            }
-            let Some((entry, whole)) = self.flows.copy_living(slot) else {
-                continue;
-            };
-            // If the tag is still the same, what was copied is that flow.
-            if self.flows.tag(slot) == tag {
-                self.harvested.torn += u64::from(!whole);
-                notice(&mut self.context, &mut self.known[slot as usize], tag, now, &entry);
-                let stage = Stage::Checkpoint { slot, tag };
-                records.push(FlowRecord { entry, stage, clock_offset, context: None });
-            }
+    /// The record of the flow that had this slot and tag, if it still has.
+    fn copy_living(&mut self, now: u64, slot: u32, tag: u64) -> Option<FlowRecord> {
+        if self.flows.tag(slot) != tag {
+            return None;
         }
-        self.surround(now, &mut records);
-        records
+        let (entry, whole) = self.flows.copy_living(slot)?;
+        // If the tag is still the same, what was copied is that flow.
+        if self.flows.tag(slot) != tag {
+            return None;
+        }
+        self.harvested.torn += u64::from(!whole);
+        notice(&mut self.context, &mut self.known[slot as usize], tag, now, &entry);
+        let stage = Stage::Checkpoint { slot, tag };
+        Some(FlowRecord { entry, stage, clock_offset: clock::offset_to_epoch(), context: None })
     }
 
-    fn take_closed(&mut self, now: u64, give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>) -> Result<()> {
+    fn take_closed(&mut self, now: u64, outlet: &mut impl Outlet) -> Result<()> {
         let flows = Arc::clone(&self.flows);
         let mut leaving = Vec::new();
         while let Some(&Reverse((due, slot, tag))) = self.closing.peek() {
@@ -303,10 +374,10 @@ impl Harvester {
                 leaving.push((slot, Some(why)));
             }
         }
-        self.take_out(&flows, now, leaving, give)
+        self.take_out(&flows, now, leaving, outlet)
     }
 
-    fn sweep(&mut self, now: u64, give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>) -> Result<()> {
+    fn sweep(&mut self, now: u64, outlet: &mut impl Outlet) -> Result<()> {
         let flows = Arc::clone(&self.flows);
         let slots = u64::from(flows.size().slots());
         let pressure = Pressure::of(self.harvested.living, slots, self.folding);
@@ -319,7 +390,7 @@ impl Harvester {
         let timeouts =
             Timeouts { linger: if pressure == Pressure::Much { 0 } else { usual.linger }, ..usual };
         let slight = Timeouts { idle: pressure.slight_idle(usual.idle), ..timeouts };
-        self.harvested.living = self.sweep_with(&flows, now, give, |this, slot, tag| {
+        self.harvested.living = self.sweep_with(&flows, now, outlet, |this, slot, tag| {
             let known = &mut this.known[slot as usize];
             if pressure == Pressure::None && known.tag == tag && now < known.until {
                 return Fate::Living;
@@ -351,7 +422,7 @@ impl Harvester {
             }
         })?;
         let aggregates = Arc::clone(&self.aggregates);
-        self.sweep_with(&aggregates, now, give, |_, slot, _| {
+        self.sweep_with(&aggregates, now, outlet, |_, slot, _| {
             match ages(&aggregates, slot).and_then(|ages| ages.expired(now, &aggregate::TIMEOUTS)) {
                 Some(_) => Fate::Ended(EndReason::Folded),
                 None => Fate::Living,
@@ -366,7 +437,7 @@ impl Harvester {
         &mut self,
         table: &SharedTable,
         now: u64,
-        give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>,
+        outlet: &mut impl Outlet,
         mut fate: impl FnMut(&mut Self, u32, u64) -> Fate,
     ) -> Result<u64> {
         let mut leaving = Vec::new();
@@ -385,19 +456,18 @@ impl Harvester {
                 },
                 _ => {}
             }
-            if leaving.len() == BATCH {
-                self.take_out(table, now, std::mem::take(&mut leaving), give)?;
+            if leaving.len() == LEAVING {
+                self.take_out(table, now, std::mem::take(&mut leaving), outlet)?;
             }
             if cut.len() == BATCH {
-                self.surround(now, &mut cut);
-                give(std::mem::take(&mut cut))?;
+                self.give_ended(now, std::mem::take(&mut cut), outlet)?;
+            }
+            if slot % SWEPT_AT_ONCE == SWEPT_AT_ONCE - 1 {
+                self.take_events(clock::monotonic(), outlet)?;
             }
         }
-        if !cut.is_empty() {
-            self.surround(now, &mut cut);
-            give(cut)?;
-        }
-        self.take_out(table, now, leaving, give)?;
+        self.give_ended(now, cut, outlet)?;
+        self.take_out(table, now, leaving, outlet)?;
         Ok(living)
     }
 
@@ -436,7 +506,7 @@ impl Harvester {
         table: &SharedTable,
         now: u64,
         leaving: Vec<(u32, Option<EndReason>)>,
-        give: &mut impl FnMut(Vec<FlowRecord>) -> Result<()>,
+        outlet: &mut impl Outlet,
     ) -> Result<()> {
         if leaving.is_empty() {
             return Ok(());
@@ -446,13 +516,16 @@ impl Harvester {
             let waiting = scope.spawn(|| table.grace_period());
             while !waiting.is_finished() {
                 self.ring.wait(GRACE_SLEEP);
-                self.take_events(clock::monotonic(), give)?;
+                self.take_events(clock::monotonic(), outlet)?;
             }
             waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
         let clock_offset = clock::offset_to_epoch();
         let mut records = Vec::with_capacity(leaving.len());
-        for (slot, why) in leaving {
+        for (nth, (slot, why)) in leaving.into_iter().enumerate() {
+            if nth % BATCH == BATCH - 1 {
+                self.take_events(clock::monotonic(), outlet)?;
+            }
             // The same flow can be named twice, by an event and by the sweep; the first freed it.
             let tag = table.tag(slot);
             if tag & state::MASK != state::RETIRED {
@@ -477,8 +550,7 @@ impl Harvester {
                 records.push(self.harvest(entry, why, clock_offset));
             }
         }
-        self.surround(now, &mut records);
-        give(records)
+        self.give_ended(now, records, outlet)
     }
 
     /// Adds to records what surrounds them, once all that ended with them have been told.
