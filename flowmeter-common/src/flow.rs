@@ -781,7 +781,8 @@ impl Direction {
 pub struct Entry {
     /// The flow's key.
     pub key: FlowKey,
-    /// The latest verdict, written by the agent in one store; 0 is none.
+    /// The latest verdict, written by the agent at once, and how often the slot has been opened; see
+    /// [`crate::reaction::mark`].
     pub verdict: u32,
     /// Direction (0 or 1) of the initiator's packets.
     pub initiator: u8,

@@ -22,6 +22,10 @@ pub mod mark {
     pub const LATER: u32 = 1 << 8;
     /// Cleared as benign, and chosen at random to go to the inspector all the same.
     pub const AUDITED: u32 = 1 << 9;
+    /// Bits of the mark in a flow's word. Above them stands how often the slot has been opened: by that a mark that comes
+    /// late does not meet the next flow in the slot. It comes round after 2^16 flows, each of which a grace period
+    /// follows; a mark is not that late.
+    pub const BITS: u32 = 0xffff;
 
     /// The mark of a verdict with this number.
     pub const fn of(verdict: u32, later: bool, audited: bool) -> u32 {
@@ -39,6 +43,38 @@ pub mod mark {
     /// The number of a mark's verdict.
     pub const fn verdict(mark: u32) -> u32 {
         mark & VERDICT
+    }
+
+    /// The word of the flow that opens the slot after the one with this word: without a verdict.
+    #[inline(always)]
+    pub const fn reopened(word: u32) -> u32 {
+        (word & !BITS).wrapping_add(BITS + 1)
+    }
+
+    /// The word of the same flow with another mark.
+    pub const fn changed(word: u32, mark: u32) -> u32 {
+        word & !BITS | mark & BITS
+    }
+
+    /// A flow's word in shared memory: written by who opens the slot, and from then on by the agent alone.
+    pub trait Word {
+        /// Reads it.
+        fn load(&self) -> u32;
+        /// Replaces `current` by `new`; false if the word was something else.
+        fn compare_exchange(&self, current: u32, new: u32) -> bool;
+    }
+
+    /// Marks the flow whose word was `seen`, some time ago, if it is still the one in the slot; false if it is not.
+    pub fn give<W: Word>(word: &W, seen: u32, mark: u32) -> bool {
+        loop {
+            let present = word.load();
+            if (present ^ seen) & !BITS != 0 {
+                return false;
+            }
+            if word.compare_exchange(present, changed(present, mark)) {
+                return true;
+            }
+        }
     }
 }
 
@@ -152,7 +188,7 @@ impl Cause {
         const AUDITED_LATER: u32 = mark::BENIGN | mark::AUDITED | mark::LATER;
         const UNKNOWN_LATER: u32 = mark::UNKNOWN | mark::LATER;
         const MALICIOUS_LATER: u32 = mark::MALICIOUS | mark::LATER;
-        match mark {
+        match mark & mark::BITS {
             mark::BENIGN => Self::BenignFirst,
             BENIGN_LATER => Self::BenignLater,
             AUDITED | AUDITED_LATER => Self::Audited,

@@ -44,6 +44,7 @@ use crate::flow::{Entry, Opening};
 use crate::key::FlowKey;
 use crate::lifecycle::ended_before;
 use crate::packet::Packet;
+use crate::reaction::mark;
 
 /// Slots of a bucket: eight tags fill a cache line.
 pub const WAYS: usize = 8;
@@ -304,8 +305,13 @@ fn open<M: Memory>(memory: &M, place: &Place, packet: &Packet, opening: Opening)
     let Some(entry) = memory.entry(slot) else {
         return Open::Full;
     };
-    // SAFETY: this program alone moved the tag from EMPTY to CLAIMING; nobody else touches the entry.
-    unsafe { Entry::write_opened(entry, packet, opening) };
+    // SAFETY: this program alone moved the tag from EMPTY to CLAIMING; nobody else touches the entry, but for an agent that
+    // is late with a verdict for the flow before, and takes notice of the word that is written last.
+    unsafe {
+        let before = (&raw const (*entry).verdict).read_volatile();
+        Entry::write_opened(entry, packet, opening);
+        (&raw mut (*entry).verdict).write_volatile(mark::reopened(before));
+    }
     word.publish(place.hash | state::LIVE);
     Open::Opened(Hit { slot, entry })
 }

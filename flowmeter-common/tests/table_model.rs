@@ -8,9 +8,10 @@ use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::flow::{Entry, Opening};
 use flowmeter_common::key::FlowKey;
 use flowmeter_common::packet::{Packet, protocol};
+use flowmeter_common::reaction::mark;
 use flowmeter_common::table::{Found, Memory, NoSlot, Place, WAYS, Word, find_or_open, free, retire, state};
 use loom::sync::Arc;
-use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use loom::thread;
 
 /// Preemptions of a run. Two show nearly all defects of such protocols (Musuvathi and Qadeer, 2007); without a bound, two
@@ -258,5 +259,50 @@ fn a_verdict_and_an_update_leave_each_other_alone() {
         assert!(update.join().unwrap());
         let living = table.living();
         assert_eq!((living[0].verdict, living[0].state.packets()), (3, 2));
+    });
+}
+
+/// A flow's mark, as shared memory has it.
+struct Mark(AtomicU32);
+
+impl mark::Word for Mark {
+    fn load(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn compare_exchange(&self, current: u32, new: u32) -> bool {
+        self.0.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+#[test]
+fn a_verdict_that_comes_late_does_not_meet_the_next_flow() {
+    model(|| {
+        let word = Arc::new(Mark(AtomicU32::new(mark::changed(mark::reopened(0), mark::UNKNOWN))));
+        let seen = mark::Word::load(&*word);
+        let other = Arc::clone(&word);
+        // As `open` does, whose slot nobody else claims. Exchanges stand for its stores: a processor brings all stores to
+        // one word into an order that everybody agrees about, and loom only those.
+        let opens = thread::spawn(move || {
+            let before = mark::Word::load(&*other);
+            other.0.swap(0, Ordering::Relaxed);
+            other.0.swap(mark::reopened(before), Ordering::Release);
+        });
+        let given = mark::give(&*word, seen, mark::MALICIOUS);
+        opens.join().unwrap();
+        let after = mark::Word::load(&*word);
+        assert_eq!(after, mark::reopened(seen), "no verdict, whether the old flow had got it ({given}) or not");
+        assert!(!mark::give(&*word, seen, mark::MALICIOUS), "nor any later");
+    });
+}
+
+#[test]
+fn two_verdicts_of_one_flow_are_given_one_after_the_other() {
+    model(|| {
+        let word = Mark(AtomicU32::new(mark::reopened(0)));
+        let seen = mark::Word::load(&word);
+        assert!(mark::give(&word, seen, mark::MALICIOUS));
+        assert!(mark::give(&word, seen, mark::of(mark::BENIGN, true, false)), "copied before the first was given");
+        assert_eq!(mark::Word::load(&word) & mark::BITS, mark::BENIGN | mark::LATER);
     });
 }

@@ -19,8 +19,8 @@ use crate::verdict::{Batch, Judge, Judged, Scored};
 pub struct Feedback {
     /// The slot.
     pub slot: u32,
-    /// The tag it had; if it has changed, the flow has gone.
-    pub tag: u64,
+    /// The flow's word when it was copied, see [`mark`]; by it is told whether the flow has gone.
+    pub seen: u32,
     /// The verdict and what belongs to it, see [`mark`].
     pub mark: u32,
 }
@@ -153,13 +153,13 @@ impl Pipeline {
             match record.stage {
                 Stage::End(_) if record.is_aggregate() => self.counts.aggregates += 1,
                 Stage::End(_) => count(&mut self.counts, verdict),
-                Stage::Checkpoint { slot, tag } => {
+                Stage::Checkpoint { slot } => {
                     self.counts.checkpoints += 1;
-                    let mark = self.marker.mark(verdict, record);
-                    if mark != record.entry.verdict {
-                        feedback.push(Feedback { slot, tag, mark });
+                    let (seen, mark) = (record.entry.verdict, self.marker.mark(verdict, record));
+                    if mark::changed(seen, mark) != seen {
+                        feedback.push(Feedback { slot, seen, mark });
                     }
-                    if mark::verdict(mark) == mark::verdict(record.entry.verdict) {
+                    if mark::verdict(mark) == mark::verdict(seen) {
                         continue;
                     }
                     self.counts.verdicts_changed += 1;

@@ -17,8 +17,6 @@ pub enum Stage {
     Checkpoint {
         /// Slot in the kernel's table, for the verdict.
         slot: u32,
-        /// Tag of that slot; when it has changed, the flow has gone.
-        tag: u64,
     },
     /// It has ended.
     End(EndReason),

@@ -410,15 +410,16 @@ fn block_by_any_mark_and_any_list() -> Result<()> {
             let alive = random.u8(0..10) != 0;
             filter.heart.beat(if alive { clock::monotonic() } else { 0 });
             // Half of the words are near to those that mean something.
-            let word = if random.bool() { random.u32(0..0x400) } else { random.u32(..) };
+            let near = random.u32(0..0x400) | u32::from(random.u16(..)) << 16;
+            let word = if random.bool() { near } else { random.u32(..) };
             // The flow is there from its first packet on; its verdict may be any word from the second on.
             laboratory.outcome(PROGRAM, &frame, 1)?;
             let slots = 0..laboratory.table.size().slots();
-            slots.for_each(|slot| laboratory.table.store_verdict(slot, word));
+            slots.for_each(|slot| laboratory.table.store_word(slot, word));
             let (verdict, _) = laboratory.outcome(PROGRAM, &frame, 1)?;
             sent += 2;
             let ends = [(IpAddr::from(from), from_port), (IpAddr::from(to), to_port)];
-            let malicious = [3, 0x103].contains(&word);
+            let malicious = [3, 0x103].contains(&(word & 0xffff));
             let wanted = match (alive, slow_listed(&rules, ends)) {
                 (false, _) | (true, Some(true)) => XDP_PASS,
                 (true, Some(false)) => XDP_DROP,

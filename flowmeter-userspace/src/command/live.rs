@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use flowmeter_common::flow::FIRST_CHECKPOINT;
 use flowmeter_common::reaction::BEAT_EVERY;
-use flowmeter_common::table::Memory as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
@@ -467,7 +466,10 @@ impl Writer {
         let counters = &self.shared.counters;
         let feedback =
             self.pipeline.process(flows, |record| counters.interface(record.entry.key.interface))?;
-        apply(&self.shared.table, &feedback);
+        for Feedback { slot, seen, mark } in feedback {
+            // A flow that has gone meanwhile needs none.
+            self.shared.table.give_mark(slot, seen, mark);
+        }
         // Somebody may be reading along.
         self.pipeline.flush()?;
         let now = clock::monotonic();
@@ -509,15 +511,6 @@ fn reached(record: &FlowRecord, taken: &Taken) -> u64 {
     let (packets, last) = (record.entry.state.packets(), record.entry.state.last());
     let is_last = packets.is_power_of_two() && packets >= FIRST_CHECKPOINT;
     if is_last { last } else { last.min(taken.since) }
-}
-
-/// Writes verdicts into the slots of flows that still live there.
-fn apply(table: &SharedTable, feedback: &[Feedback]) {
-    for verdict in feedback {
-        if table.tag(verdict.slot) == verdict.tag && table.entry(verdict.slot).is_some() {
-            table.store_verdict(verdict.slot, verdict.mark);
-        }
-    }
 }
 
 fn complete(

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 use anyhow::{Context as _, Result, ensure};
 use flowmeter_common::aggregate;
 use flowmeter_common::flow::{Direction, Entry, completion};
+use flowmeter_common::reaction::mark;
 use flowmeter_common::table::{Memory, WAYS, Word, state};
 
 /// Sizes of the table.
@@ -62,6 +63,19 @@ impl Word for SharedTag {
 
     fn publish(&self, new: u64) {
         self.0.store(new, Ordering::Release);
+    }
+}
+
+/// A mark in shared memory.
+struct SharedMark<'a>(&'a AtomicU32);
+
+impl mark::Word for SharedMark<'_> {
+    fn load(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn compare_exchange(&self, current: u32, new: u32) -> bool {
+        self.0.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 
@@ -133,12 +147,20 @@ impl SharedTable {
         }
     }
 
-    /// Writes a verdict into a flow's slot, in one store.
-    pub fn store_verdict(&self, slot: u32, verdict: u32) {
-        if let Some(entry) = self.entry(slot) {
-            // SAFETY: the field is an aligned u32 of mapped memory that only the agent writes.
+    /// Marks the flow that was in this slot when its word was read as `seen`, if it still is; false if it has gone.
+    pub fn give_mark(&self, slot: u32, seen: u32, mark: u32) -> bool {
+        self.entry(slot).is_some_and(|entry| {
+            // SAFETY: the field is an aligned u32 of mapped memory.
             let word = unsafe { AtomicU32::from_ptr(&raw mut (*entry).verdict) };
-            word.store(verdict, Ordering::Release);
+            mark::give(&SharedMark(word), seen, mark)
+        })
+    }
+
+    /// Writes any word where a flow's mark is: for tests of what the kernel makes of it.
+    pub fn store_word(&self, slot: u32, word: u32) {
+        if let Some(entry) = self.entry(slot) {
+            // SAFETY: the field is an aligned u32 of mapped memory.
+            unsafe { (&raw mut (*entry).verdict).write_volatile(word) };
         }
     }
 

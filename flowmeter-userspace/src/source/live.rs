@@ -351,7 +351,7 @@ impl Harvester {
         }
         self.harvested.torn += u64::from(!whole);
         notice(&mut self.context, &mut self.known[slot as usize], tag, now, &entry);
-        let stage = Stage::Checkpoint { slot, tag };
+        let stage = Stage::Checkpoint { slot };
         Some(FlowRecord { entry, stage, clock_offset: clock::offset_to_epoch(), context: None })
     }
 
