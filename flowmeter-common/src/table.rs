@@ -1,7 +1,12 @@
 //! How kernel and agent share the memory that flows live in.
 //!
 //! The table is set-associative: a flow may sit in one of two buckets of eight slots. A bucket is one cache line of
-//! tags; a tag is 62 bits of the key's hash and a state. A slot's entry lies at the same number in another array.
+//! tags; a tag is 35 bits of the key's hash, a state, and the number of the flow's entry, which lies in another array.
+//! There are twice as many slots as entries, so that no flow fails to find a slot while there is a free entry.
+//!
+//! Entries are handed out from a stack: what was given back last is taken first. Thus however large the table is, the flows
+//! that live lie close together, on as few pages as they need; were they strewn over all of it, most packets would wait for
+//! the translation of an address.
 //!
 //! ```text
 //!            kernel: claim (compare-exchange)        kernel: publish
@@ -17,6 +22,9 @@
 //!   meanwhile. Therefore the agent lets every program that was running when it saw the tag retired come to its end
 //!   (a grace period), before it copies the entry and frees the slot.
 //! - After retirement nobody finds the entry any more: a late packet opens a new flow.
+//! - Free entries are linked, last in first out; the word that says which is the first counts every change, so that who
+//!   has followed links that have changed since fails to exchange it (Treiber's stack). A CPU takes several at once and keeps
+//!   them for itself: the word is exchanged once for many flows, and CPUs seldom meet at it.
 //! - Two CPUs that open one flow at once both claim, then look whether the other did. With compare-exchange a full
 //!   barrier between a claim and that look, at least one sees the other; who sees another gives its claim up and
 //!   tries again. If both do so, time and again, the packet is folded and counted: never two flows for one key.
@@ -29,6 +37,8 @@
 //!   before Linux 6.15. A branch on the tag would not do: processors guess it. The entry's address is computed from the
 //!   tag instead (`entry_of`), and no processor that Linux runs on loads from an address before it knows it. The agent's
 //!   loads are acquiring ones.
+//! - *A free entry's link is read after the word that leads to it.* Its address is computed from the word, or from the link
+//!   before, and it was written before either.
 //! - *The entry is written before its tag is published.* Publishing is an exchange, before which all stores are done.
 //! - *A claim comes before the look for rivals.* A compare-exchange is a full barrier.
 //! - *A slot is freed after its entry was copied.* A store with release ordering; and who then claims it does so by a
@@ -73,18 +83,104 @@ pub trait Word {
     fn publish(&self, new: u64);
 }
 
-/// The two arrays.
+/// What the parts of a tag are.
+pub mod tag {
+    use super::state;
+
+    /// Bits of an entry's number, the upper ones.
+    const ENTRY_BITS: u32 = 27;
+    /// Entries that can be told apart; one number more is left, which is none's.
+    pub const MOST_ENTRIES: u32 = (1 << ENTRY_BITS) - 1;
+    const SHIFT: u32 = u64::BITS - ENTRY_BITS;
+    /// Bits of hash and state: all but the entry's number.
+    pub const IDENTITY: u64 = (1 << SHIFT) - 1;
+    /// Bits of the hash.
+    pub const HASH: u64 = IDENTITY & !state::MASK;
+
+    /// The number of the flow's entry.
+    #[inline(always)]
+    pub const fn entry(tag: u64) -> u32 {
+        (tag >> SHIFT) as u32
+    }
+
+    /// The tag of a living flow.
+    #[inline(always)]
+    pub const fn live(hash: u64, entry: u32) -> u64 {
+        (entry as u64) << SHIFT | hash | state::LIVE
+    }
+
+    /// The tag when the flow has ended.
+    #[inline(always)]
+    pub const fn retired(tag: u64) -> u64 {
+        tag | state::RETIRED
+    }
+}
+
+/// The arrays.
 pub trait Memory {
     /// How tags are accessed.
     type Word: Word;
     /// The tags of a bucket; `None` only if there is no such bucket.
     fn bucket(&self, index: u32) -> Option<&[Self::Word; WAYS]>;
-    /// The entry of a slot; `None` only if there is no such slot.
-    fn entry(&self, slot: u32) -> Option<*mut Entry>;
+    /// The entry with this number; `None` only if there is none.
+    fn entry(&self, number: u32) -> Option<*mut Entry>;
+    /// Word 0 leads to the first free entry, word 1 + n from entry n to the next; `None` only if there is no such entry.
+    fn free_word(&self, index: u32) -> Option<&Self::Word>;
     /// Told that a packet of this direction will most likely be added to the entry, so that its cache lines can be
     /// fetched at once, and not one after the other as they are come upon.
     #[inline(always)]
     fn prefetch(&self, _entry: *mut Entry, _direction: u8) {}
+}
+
+/// A table as those see it who open flows: each with free entries of its own.
+pub trait Opens: Memory {
+    /// Nobody else touches them. `None` never.
+    fn spares(&self) -> Option<*mut Spares>;
+}
+
+/// Free entries that a CPU has taken for itself.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spares {
+    /// How many there are.
+    pub count: u32,
+    /// Their numbers.
+    pub entries: [u32; Self::MOST as usize],
+}
+
+impl Spares {
+    /// Most that a CPU takes at once: a power of two.
+    pub const MOST: u32 = 16;
+}
+
+/// The list of free entries. All zero, as memory is at first, it leads from the first entry to the last in their order.
+mod free_list {
+    /// Bits of an entry's number; above them the word counts its changes: it would take 2^37 of them between a look and
+    /// an exchange to mistake one word for another.
+    const NUMBER: u64 = super::tag::MOST_ENTRIES as u64;
+
+    /// The entry that the word leads to; of an empty list a number that is no entry's.
+    #[inline(always)]
+    pub const fn first(word: u64) -> u32 {
+        (word & NUMBER) as u32
+    }
+
+    /// The word after this one, leading elsewhere.
+    #[inline(always)]
+    pub const fn leading_to(word: u64, entry: u32) -> u64 {
+        (word & !NUMBER).wrapping_add(NUMBER + 1) | entry as u64 & NUMBER
+    }
+
+    /// The entry after `entry`, whose link this is.
+    #[inline(always)]
+    pub const fn next(entry: u32, link: u64) -> u32 {
+        ((entry as u64).wrapping_add(1).wrapping_add(link) & NUMBER) as u32
+    }
+
+    /// The link from `entry` to `next`.
+    pub const fn link(entry: u32, next: u32) -> u64 {
+        (next as u64).wrapping_sub(entry as u64 + 1)
+    }
 }
 
 /// Where a key may sit, and its tag less the state.
@@ -92,7 +188,7 @@ pub trait Memory {
 pub struct Place {
     /// The two buckets, in the order in which they are looked at. They may be the same.
     pub buckets: [u32; 2],
-    /// The hash's upper 62 bits, state bits zero. Never zero.
+    /// Those bits of the hash that stand in the tag, the others zero. Never zero.
     pub hash: u64,
 }
 
@@ -104,7 +200,7 @@ impl Place {
         // Another 24 bits, spread by an odd multiplier, so that flows that share one bucket do not share the other.
         let second = first ^ ((hash as u32 >> 8).wrapping_mul(0x9e37_79b1) >> 3);
         // A hash of zero would look empty.
-        let hash = if hash & !state::MASK == 0 { state::MASK + 1 } else { hash & !state::MASK };
+        let hash = if hash & tag::HASH == 0 { state::MASK + 1 } else { hash & tag::HASH };
         Self { buckets: [first, second & bucket_mask], hash }
     }
 }
@@ -136,9 +232,10 @@ pub struct Found {
 /// Why a packet has no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoSlot {
-    /// Both buckets are full.
+    /// There is no free entry. (Or both buckets are full; with two slots for each entry that is rarer than one flow in
+    /// 10^11.)
     Full,
-    /// Other CPUs kept claiming the same flow.
+    /// Other CPUs kept claiming the same flow, or free entries.
     Contended,
 }
 
@@ -168,7 +265,7 @@ pub fn find_living<M: Memory>(
 /// # Errors
 /// No slot could be had. The caller counts the packet as folded.
 #[inline(always)]
-pub fn find_or_open<M: Memory>(
+pub fn find_or_open<M: Opens>(
     memory: &M,
     place: &Place,
     packet: &Packet,
@@ -177,9 +274,8 @@ pub fn find_or_open<M: Memory>(
     timeouts: &Timeouts,
 ) -> Result<Found, NoSlot> {
     let mut ended = None;
-    let Hit { slot, entry } = find(memory, place, packet);
+    let Hit { slot, tag, entry } = find(memory, place, packet);
     if !entry.is_null() {
-        let tag = place.hash | state::LIVE;
         // SAFETY: the tag was live when it was found and this program has not returned, so that the agent's grace
         // period has not passed: the entry is this flow's. Words that other CPUs write meanwhile are integers.
         let flow = unsafe { &mut *entry };
@@ -201,14 +297,14 @@ pub fn find_or_open<M: Memory>(
     let mut attempt = 0;
     while attempt < ATTEMPTS {
         match open(memory, place, packet, opening) {
-            Open::Opened(Hit { slot, entry }) => {
-                return Ok(Found { slot, tag: place.hash | state::LIVE, entry, opened: true, ended });
+            Open::Opened(Hit { slot, tag, entry }) => {
+                return Ok(Found { slot, tag, entry, opened: true, ended });
             }
             Open::Full => return Err(NoSlot::Full),
             Open::Rival => {
-                let Hit { slot, entry } = find(memory, place, packet);
+                let Hit { slot, tag, entry } = find(memory, place, packet);
                 if !entry.is_null() {
-                    return Ok(Found { slot, tag: place.hash | state::LIVE, entry, opened: false, ended });
+                    return Ok(Found { slot, tag, entry, opened: false, ended });
                 }
             }
         }
@@ -217,18 +313,20 @@ pub fn find_or_open<M: Memory>(
     Err(NoSlot::Contended)
 }
 
-/// A slot and its entry; null if there is none. Not an `Option`: where that is none the compiler leaves its content
+/// A slot and its flow's entry; null if there is none. Not an `Option`: where that is none the compiler leaves its content
 /// undefined, and the kernel's verifier refuses a program that copies what was never written.
 #[derive(Clone, Copy, Debug)]
 pub struct Hit {
     /// The slot.
     pub slot: u32,
-    /// Its entry.
+    /// Its tag, live.
+    pub tag: u64,
+    /// The flow's entry.
     pub entry: *mut Entry,
 }
 
 impl Hit {
-    const NONE: Self = Self { slot: 0, entry: core::ptr::null_mut() };
+    const NONE: Self = Self { slot: 0, tag: 0, entry: core::ptr::null_mut() };
 }
 
 /// Looks for the packet's flow among the live ones, whether it has ended by the clock or not.
@@ -244,15 +342,16 @@ pub fn find<M: Memory>(memory: &M, place: &Place, packet: &Packet) -> Hit {
         let mut way = 0;
         while way < WAYS {
             let tag = bucket[way].load();
-            if tag == wanted {
+            if tag & tag::IDENTITY == wanted {
                 let slot = index * WAYS as u32 + way as u32;
-                let Some(entry) = entry_of(memory, slot, tag, wanted) else {
+                // At an address that depends on the tag, see the page of this module.
+                let Some(entry) = memory.entry(tag::entry(tag)) else {
                     return Hit::NONE;
                 };
                 memory.prefetch(entry, packet.direction);
                 // SAFETY: the entry of a live tag has been written, and its key does not change while the tag lives.
                 if unsafe { (*entry).key.same(&packet.key) } {
-                    return Hit { slot, entry };
+                    return Hit { slot, tag, entry };
                 }
             }
             way += 1;
@@ -262,22 +361,27 @@ pub fn find<M: Memory>(memory: &M, place: &Place, packet: &Packet) -> Hit {
     Hit::NONE
 }
 
-/// The entry of a slot whose tag was read as `tag`, which is `wanted`: at an address that depends on the tag, see the
-/// page of this module. The difference is zero; only the compiler must not know it.
-#[inline(always)]
-fn entry_of<M: Memory>(memory: &M, slot: u32, tag: u64, wanted: u64) -> Option<*mut Entry> {
-    memory.entry(slot.wrapping_add(core::hint::black_box(tag ^ wanted) as u32))
-}
-
 enum Open {
     Opened(Hit),
     Rival,
     Full,
 }
 
-/// Claims an empty slot, in the bucket that has more of them, and publishes a flow without packets in it.
+/// Takes a free entry, and claims an empty slot, in the bucket that has more of them, and publishes a flow without packets in it.
 #[inline(always)]
-fn open<M: Memory>(memory: &M, place: &Place, packet: &Packet, opening: Opening) -> Open {
+fn open<M: Opens>(memory: &M, place: &Place, packet: &Packet, opening: Opening) -> Open {
+    let Some(spares) = memory.spares() else {
+        return Open::Full;
+    };
+    // SAFETY: nobody else touches them.
+    let spares = unsafe { &mut *spares };
+    if spares.count == 0 {
+        match refill(memory, spares) {
+            Ok(()) => {}
+            Err(NoSlot::Full) => return Open::Full,
+            Err(NoSlot::Contended) => return Open::Rival,
+        }
+    }
     let (first, second) = (occupied(memory, place.buckets[0]), occupied(memory, place.buckets[1]));
     let (index, mask) = if second.count_ones() < first.count_ones() {
         (place.buckets[1], second)
@@ -302,18 +406,58 @@ fn open<M: Memory>(memory: &M, place: &Place, packet: &Packet, opening: Opening)
         word.publish(state::EMPTY);
         return Open::Rival;
     }
-    let Some(entry) = memory.entry(slot) else {
+    // The remainder changes nothing, but the kernel's verifier does not know.
+    let last = core::hint::black_box(spares.count.wrapping_sub(1)) % Spares::MOST;
+    let number = spares.entries[last as usize];
+    let Some(entry) = memory.entry(number) else {
+        word.publish(state::EMPTY);
         return Open::Full;
     };
-    // SAFETY: this program alone moved the tag from EMPTY to CLAIMING; nobody else touches the entry, but for an agent that
-    // is late with a verdict for the flow before, and takes notice of the word that is written last.
+    spares.count = last;
+    // SAFETY: this program alone moved the tag from EMPTY to CLAIMING, and has the entry; nobody else touches it, but for an agent that is
+    // late with a verdict for the flow before, and takes notice of the word that is written last.
     unsafe {
         let before = (&raw const (*entry).verdict).read_volatile();
         Entry::write_opened(entry, packet, opening);
         (&raw mut (*entry).verdict).write_volatile(mark::reopened(before));
     }
-    word.publish(place.hash | state::LIVE);
-    Open::Opened(Hit { slot, entry })
+    let tag = tag::live(place.hash, number);
+    word.publish(tag);
+    Open::Opened(Hit { slot, tag, entry })
+}
+
+/// Takes the first of the free entries, as many as there is room for.
+///
+/// # Errors
+/// There are none, or others kept taking them.
+#[inline(always)]
+fn refill<M: Memory>(memory: &M, spares: &mut Spares) -> Result<(), NoSlot> {
+    let Some(head) = memory.free_word(0) else {
+        return Err(NoSlot::Full);
+    };
+    let mut attempt = 0;
+    while attempt < ATTEMPTS {
+        let word = head.load();
+        let (mut entry, mut taken) = (free_list::first(word), 0);
+        while taken < Spares::MOST {
+            // Links that change meanwhile may lead anywhere; then the exchange fails.
+            let Some(link) = memory.free_word(entry + 1) else {
+                break;
+            };
+            spares.entries[taken as usize] = entry;
+            entry = free_list::next(entry, link.load());
+            taken += 1;
+        }
+        if taken == 0 {
+            return Err(NoSlot::Full);
+        }
+        if head.compare_exchange(word, free_list::leading_to(word, entry)) {
+            spares.count = taken;
+            return Ok(());
+        }
+        attempt += 1;
+    }
+    Err(NoSlot::Contended)
 }
 
 /// The slots of a bucket that are not empty, a bit for each.
@@ -352,9 +496,8 @@ fn rival<M: Memory>(memory: &M, place: &Place, key: &FlowKey, own: u32) -> bool 
                 if tag == place.hash | state::CLAIMING {
                     return true;
                 }
-                let live = place.hash | state::LIVE;
-                if tag == live
-                    && let Some(entry) = entry_of(memory, slot, tag, live)
+                if tag & tag::IDENTITY == place.hash | state::LIVE
+                    && let Some(entry) = memory.entry(tag::entry(tag))
                     // SAFETY: as in `find`.
                     && unsafe { (*entry).key.same(key) }
                 {
@@ -372,17 +515,26 @@ fn rival<M: Memory>(memory: &M, place: &Place, key: &FlowKey, own: u32) -> bool 
 #[inline(always)]
 pub fn retire<M: Memory>(memory: &M, slot: u32, live_tag: u64) -> bool {
     match memory.bucket(slot / WAYS as u32) {
-        Some(bucket) => {
-            let word = &bucket[slot as usize % WAYS];
-            word.compare_exchange(live_tag, live_tag & !state::MASK | state::RETIRED)
-        }
+        Some(bucket) => bucket[slot as usize % WAYS].compare_exchange(live_tag, tag::retired(live_tag)),
         None => false,
     }
 }
 
-/// Gives a retired slot back, after the grace period and after its entry has been copied. Agent only.
-pub fn free<M: Memory>(memory: &M, slot: u32) {
+/// Gives a retired slot back, and its flow's entry, after the grace period and after the entry has been copied. Agent
+/// only. Who is killed between the two leaves an entry that nobody uses until the table is made anew.
+pub fn free<M: Memory>(memory: &M, slot: u32, retired_tag: u64) {
     if let Some(bucket) = memory.bucket(slot / WAYS as u32) {
         bucket[slot as usize % WAYS].publish(state::EMPTY);
+    }
+    let entry = tag::entry(retired_tag);
+    let (Some(head), Some(link)) = (memory.free_word(0), memory.free_word(entry + 1)) else {
+        return;
+    };
+    loop {
+        let word = head.load();
+        link.publish(free_list::link(entry, free_list::first(word)));
+        if head.compare_exchange(word, free_list::leading_to(word, entry)) {
+            return;
+        }
     }
 }

@@ -4,12 +4,16 @@
 //! The model covers tags. The kernel reads them by plain loads, taken for acquire loads here; what the loads of an entry
 //! may see on a processor with weak ordering is outside of it.
 
+use std::cell::UnsafeCell;
+
 use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::flow::{Entry, Opening};
 use flowmeter_common::key::FlowKey;
 use flowmeter_common::packet::{Packet, protocol};
 use flowmeter_common::reaction::mark;
-use flowmeter_common::table::{Found, Memory, NoSlot, Place, WAYS, Word, find_or_open, free, retire, state};
+use flowmeter_common::table::{
+    Found, Memory, NoSlot, Opens, Place, Spares, WAYS, Word, find_or_open, free, retire, state, tag,
+};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use loom::thread;
@@ -31,7 +35,7 @@ impl Word for Tag {
     fn load(&self) -> u64 {
         match self {
             Self::Shared(word) => word.load(Ordering::Acquire),
-            Self::Taken => !state::MASK | state::LIVE,
+            Self::Taken => tag::live(tag::HASH, 0),
         }
     }
 
@@ -57,6 +61,8 @@ impl Word for Tag {
 struct Table {
     bucket: [Tag; WAYS],
     entries: *mut Entry,
+    /// Where the list of free entries begins, and the links.
+    free: Vec<Tag>,
     /// Kernel programs that run; the agent's grace period waits for them.
     running: AtomicUsize,
 }
@@ -68,8 +74,9 @@ unsafe impl Sync for Table {}
 
 impl Drop for Table {
     fn drop(&mut self) {
+        let entries = core::ptr::slice_from_raw_parts_mut(self.entries, self.free.len() - 1);
         // SAFETY: made by `new` from a box of as many, and dropped once.
-        drop(unsafe { Box::from_raw(core::ptr::slice_from_raw_parts_mut(self.entries, WAYS)) });
+        drop(unsafe { Box::from_raw(entries) });
     }
 }
 
@@ -80,59 +87,108 @@ impl Memory for Table {
         Some(&self.bucket)
     }
 
-    fn entry(&self, slot: u32) -> Option<*mut Entry> {
-        // SAFETY: slots are below WAYS.
-        Some(unsafe { self.entries.add(slot as usize) })
+    fn entry(&self, number: u32) -> Option<*mut Entry> {
+        // SAFETY: there are as many entries as links.
+        (number as usize + 1 < self.free.len()).then(|| unsafe { self.entries.add(number as usize) })
+    }
+
+    fn free_word(&self, index: u32) -> Option<&Tag> {
+        self.free.get(index as usize)
+    }
+}
+
+/// A CPU, with the entries that it has taken for itself.
+struct Cpu<'a> {
+    table: &'a Table,
+    spares: UnsafeCell<Spares>,
+}
+
+impl Memory for Cpu<'_> {
+    type Word = Tag;
+
+    fn bucket(&self, index: u32) -> Option<&[Tag; WAYS]> {
+        self.table.bucket(index)
+    }
+
+    fn entry(&self, number: u32) -> Option<*mut Entry> {
+        self.table.entry(number)
+    }
+
+    fn free_word(&self, index: u32) -> Option<&Tag> {
+        self.table.free_word(index)
+    }
+}
+
+impl Opens for Cpu<'_> {
+    fn spares(&self) -> Option<*mut Spares> {
+        Some(self.spares.get())
     }
 }
 
 impl Table {
-    /// A table with so many slots that are not taken by others.
-    fn new(slots: usize) -> Self {
+    /// A table with so many slots that are not taken by others, and as many entries in its list.
+    fn new(slots: usize, entries: usize) -> Self {
         let empty = Entry::opened_by(&packet(0, 0), Opening { initiator: 0, earlier: 0 });
-        let entries: Box<[Entry]> = vec![empty; WAYS].into();
+        let boxed: Box<[Entry]> = vec![empty; entries].into();
         Self {
             bucket: std::array::from_fn(|way| match way < slots {
                 true => Tag::Shared(AtomicU64::new(state::EMPTY)),
                 false => Tag::Taken,
             }),
-            entries: Box::into_raw(entries).cast(),
+            entries: Box::into_raw(boxed).cast(),
+            free: (0..=entries).map(|_| Tag::Shared(AtomicU64::new(0))).collect(),
             running: AtomicUsize::new(0),
         }
     }
 
-    /// What a kernel program does with a packet.
-    fn count(&self, packet: &Packet, at: u64) -> Result<Found, NoSlot> {
-        self.running.fetch_add(1, Ordering::AcqRel);
-        fence(Ordering::SeqCst);
-        let found = find_or_open(self, &place(packet), packet, Opening::of(packet), at, &Timeouts::default());
-        if let Ok(found) = &found {
-            // SAFETY: the tag was live when it was found, and this program has not returned.
-            unsafe { (*found.entry).state.update(packet, at) };
-        }
-        fence(Ordering::SeqCst);
-        self.running.fetch_sub(1, Ordering::AcqRel);
-        found
+    /// A table whose list of free entries is empty: each CPU has one.
+    fn with_an_entry_each(slots: usize, cpus: u32) -> Self {
+        let table = Self::new(slots, cpus as usize);
+        let all = Cpu { table: &table, spares: UnsafeCell::default() };
+        // Opening a flow takes all that there are.
+        find_or_open(&all, &place(&packet(0, 99)), &packet(0, 99), OPENING, START, &Timeouts::default())
+            .expect("there is room");
+        table.bucket.iter().for_each(|tag| {
+            if let Tag::Shared(word) = tag {
+                word.store(state::EMPTY, Ordering::Relaxed);
+            }
+        });
+        table
     }
 
-    /// What the agent does with a retired slot: lets programs end, copies the flow, gives the slot back.
-    fn take_out(&self, slot: u32) -> Entry {
+    /// A CPU that has this entry.
+    fn cpu(&self, entry: u32) -> Cpu<'_> {
+        let mut spares = Spares { count: 1, ..Spares::default() };
+        spares.entries[0] = entry;
+        Cpu { table: self, spares: spares.into() }
+    }
+
+    /// A CPU that has none.
+    fn bare_cpu(&self) -> Cpu<'_> {
+        Cpu { table: self, spares: UnsafeCell::default() }
+    }
+
+    /// What the agent does with a retired slot: lets programs end, copies the flow, gives slot and entry back.
+    fn take_out(&self, slot: u32, live_tag: u64) -> Entry {
         fence(Ordering::SeqCst);
         while self.running.load(Ordering::Acquire) != 0 {
             thread::yield_now();
         }
-        // SAFETY: the slot is retired, and no program that found it before still runs.
-        let entry = unsafe { self.entries.add(slot as usize).read() };
-        free(self, slot);
+        // SAFETY: the flow is retired, and no program that found it before still runs.
+        let entry = unsafe { self.entries.add(tag::entry(live_tag) as usize).read() };
+        free(self, slot, tag::retired(live_tag));
         entry
     }
 
     /// The flows that live.
     fn living(&self) -> Vec<Entry> {
-        (0..WAYS)
-            .filter(|way| matches!(&self.bucket[*way], Tag::Shared(word) if word.load(Ordering::Acquire) & state::MASK == state::LIVE))
+        let tags = self.bucket.iter().filter_map(|tag| match tag {
+            Tag::Shared(word) => Some(word.load(Ordering::Acquire)),
+            Tag::Taken => None,
+        });
+        tags.filter(|tag| tag & state::MASK == state::LIVE)
             // SAFETY: nobody else is left.
-            .map(|way| unsafe { self.entries.add(way).read() })
+            .map(|tag| unsafe { self.entries.add(tag::entry(tag) as usize).read() })
             .collect()
     }
 
@@ -141,10 +197,50 @@ impl Table {
         let claiming = |tag: &&Tag| matches!(tag, Tag::Shared(word) if word.load(Ordering::Acquire) & state::MASK == state::CLAIMING);
         self.bucket.iter().filter(claiming).count()
     }
+
+    /// The entries in the list, in their order. Nobody else is left.
+    fn free_entries(&self) -> Vec<u32> {
+        let cpu = self.bare_cpu();
+        let mut found = Vec::new();
+        // Each flow that opens takes all that there are, and keeps one.
+        let opened =
+            find_or_open(&cpu, &place(&packet(0, 99)), &packet(0, 99), OPENING, START, &Timeouts::default());
+        if let Ok(opened) = opened {
+            let spares = cpu.spares.into_inner();
+            found.extend_from_slice(&spares.entries[..spares.count as usize]);
+            found.push(tag::entry(opened.tag));
+        }
+        found
+    }
 }
 
+impl Cpu<'_> {
+    /// What a kernel program does with a packet.
+    fn count(&self, packet: &Packet, at: u64) -> Result<Found, NoSlot> {
+        self.table.running.fetch_add(1, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
+        let found = find_or_open(self, &place(packet), packet, Opening::of(packet), at, &Timeouts::default());
+        if let Ok(found) = &found {
+            // SAFETY: the tag was live when it was found, and this program has not returned.
+            unsafe { (*found.entry).state.update(packet, at) };
+        }
+        fence(Ordering::SeqCst);
+        self.table.running.fetch_sub(1, Ordering::AcqRel);
+        found
+    }
+
+    /// The entries that it has not used.
+    fn unused(&self) -> Vec<u32> {
+        // SAFETY: this party alone has the cell.
+        let spares = unsafe { *self.spares.get() };
+        spares.entries[..spares.count as usize].to_vec()
+    }
+}
+
+const OPENING: Opening = Opening { initiator: 0, earlier: 0 };
+
 fn place(packet: &Packet) -> Place {
-    Place { buckets: [0, 0], hash: (HASH ^ u64::from(packet.key.a_port) << 32) & !state::MASK }
+    Place { buckets: [0, 0], hash: (HASH ^ u64::from(packet.key.a_port) << 8) & tag::HASH }
 }
 
 /// A datagram of a flow.
@@ -162,10 +258,10 @@ fn model(test: impl Fn() + Sync + Send + 'static) {
 #[test]
 fn two_claims_for_one_flow_make_one_flow() {
     model(|| {
-        let table = Arc::new(Table::new(2));
+        let table = Arc::new(Table::with_an_entry_each(2, 2));
         let other = Arc::clone(&table);
-        let one = thread::spawn(move || other.count(&packet(0, 1), START).is_ok());
-        let two = table.count(&packet(1, 1), START).is_ok();
+        let one = thread::spawn(move || other.cpu(0).count(&packet(0, 1), START).is_ok());
+        let two = table.cpu(1).count(&packet(1, 1), START).is_ok();
         let counted = u64::from(one.join().unwrap()) + u64::from(two);
         let living = table.living();
         assert!(living.len() <= 1, "{} flows for one key", living.len());
@@ -177,10 +273,10 @@ fn two_claims_for_one_flow_make_one_flow() {
 #[test]
 fn two_claims_for_one_slot_give_it_to_one_flow() {
     model(|| {
-        let table = Arc::new(Table::new(1));
+        let table = Arc::new(Table::with_an_entry_each(1, 2));
         let other = Arc::clone(&table);
-        let one = thread::spawn(move || other.count(&packet(0, 1), START).is_ok());
-        let two = table.count(&packet(0, 2), START).is_ok();
+        let one = thread::spawn(move || other.cpu(0).count(&packet(0, 1), START).is_ok());
+        let two = table.cpu(1).count(&packet(0, 2), START).is_ok();
         let counted = u64::from(one.join().unwrap()) + u64::from(two);
         let living = table.living();
         assert_eq!(living.iter().map(|entry| entry.state.packets()).sum::<u64>(), counted);
@@ -192,12 +288,12 @@ fn two_claims_for_one_slot_give_it_to_one_flow() {
 #[test]
 fn a_packet_while_its_flow_is_taken_out_is_counted_once() {
     model(|| {
-        let table = Arc::new(Table::new(2));
-        let opened = table.count(&packet(0, 1), START).expect("there is room");
+        let table = Arc::new(Table::with_an_entry_each(2, 2));
+        let opened = table.cpu(0).count(&packet(0, 1), START).expect("there is room");
         let (slot, tag) = (opened.slot, opened.tag);
         let other = Arc::clone(&table);
-        let late = thread::spawn(move || other.count(&packet(1, 1), START).is_ok());
-        let taken = if retire(&*table, slot, tag) { table.take_out(slot).state.packets() } else { 0 };
+        let late = thread::spawn(move || other.cpu(1).count(&packet(1, 1), START).is_ok());
+        let taken = if retire(&*table, slot, tag) { table.take_out(slot, tag).state.packets() } else { 0 };
         let counted = 1 + u64::from(late.join().unwrap());
         let living: u64 = table.living().iter().map(|entry| entry.state.packets()).sum();
         assert_eq!(taken + living, counted);
@@ -208,20 +304,20 @@ fn a_packet_while_its_flow_is_taken_out_is_counted_once() {
 #[test]
 fn a_flow_is_ended_by_the_agent_or_by_a_packet_and_never_by_both() {
     model(|| {
-        let table = Arc::new(Table::new(2));
-        let opened = table.count(&packet(0, 1), START).expect("there is room");
+        let table = Arc::new(Table::with_an_entry_each(2, 2));
+        let opened = table.cpu(0).count(&packet(0, 1), START).expect("there is room");
         let (slot, tag) = (opened.slot, opened.tag);
         let other = Arc::clone(&table);
         // After the idle timeout, so that the packet opens another flow.
         let later = START + Timeouts::default().idle + 1;
         let by_packet = thread::spawn(move || {
-            let found = other.count(&packet(1, 1), later);
+            let found = other.cpu(1).count(&packet(1, 1), later);
             (found.is_ok(), found.is_ok_and(|found| found.ended.is_some()))
         });
         let by_agent = retire(&*table, slot, tag);
         let (counted, by_packet) = by_packet.join().unwrap();
         assert!(by_agent ^ by_packet, "agent: {by_agent}, packet: {by_packet}");
-        let ended = table.take_out(slot);
+        let ended = table.take_out(slot, tag);
         assert_eq!(ended.state.packets(), 1, "the old flow has its own packet alone");
         assert_eq!(table.living().iter().map(|entry| entry.state.packets()).sum::<u64>(), u64::from(counted));
     });
@@ -230,13 +326,13 @@ fn a_flow_is_ended_by_the_agent_or_by_a_packet_and_never_by_both() {
 #[test]
 fn a_slot_that_is_given_back_is_claimed_whole_or_not_at_all() {
     model(|| {
-        let table = Arc::new(Table::new(1));
-        let opened = table.count(&packet(0, 1), START).expect("there is room");
+        let table = Arc::new(Table::with_an_entry_each(1, 2));
+        let opened = table.cpu(0).count(&packet(0, 1), START).expect("there is room");
         assert!(retire(&*table, opened.slot, opened.tag));
-        let slot = opened.slot;
+        let (slot, tag) = (opened.slot, opened.tag);
         let other = Arc::clone(&table);
-        let next = thread::spawn(move || other.count(&packet(0, 2), START).is_ok());
-        let taken = table.take_out(slot);
+        let next = thread::spawn(move || other.cpu(1).count(&packet(0, 2), START).is_ok());
+        let taken = table.take_out(slot, tag);
         let counted = next.join().unwrap();
         assert_eq!((taken.key.a_port, taken.state.packets()), (1, 1));
         let living: Vec<(u16, u64)> =
@@ -249,17 +345,81 @@ fn a_slot_that_is_given_back_is_claimed_whole_or_not_at_all() {
 #[test]
 fn a_verdict_and_an_update_leave_each_other_alone() {
     model(|| {
-        let table = Arc::new(Table::new(1));
-        let opened = table.count(&packet(0, 1), START).expect("there is room");
-        let slot = opened.slot as usize;
-        let other = Arc::clone(&table);
-        let update = thread::spawn(move || other.count(&packet(1, 1), START).is_ok());
+        let table = Arc::new(Table::with_an_entry_each(1, 2));
+        let opened = table.cpu(0).count(&packet(0, 1), START).expect("there is room");
+        let entry = opened.entry;
         // SAFETY: the flow lives; the word is the agent's alone.
-        unsafe { (&raw mut (*table.entries.add(slot)).verdict).write_volatile(3) };
+        let word = unsafe { &raw mut (*entry).verdict };
+        let other = Arc::clone(&table);
+        let update = thread::spawn(move || other.cpu(1).count(&packet(1, 1), START).is_ok());
+        // SAFETY: as above.
+        unsafe { word.write_volatile(3) };
         assert!(update.join().unwrap());
         let living = table.living();
         assert_eq!((living[0].verdict, living[0].state.packets()), (3, 2));
     });
+}
+
+#[test]
+fn two_cpus_take_different_entries() {
+    model(|| {
+        let table = Arc::new(Table::new(2, 2));
+        let other = Arc::clone(&table);
+        let one = thread::spawn(move || {
+            let cpu = other.bare_cpu();
+            let found = cpu.count(&packet(0, 1), START).map(|found| tag::entry(found.tag));
+            (found, cpu.unused())
+        });
+        let cpu = table.bare_cpu();
+        let two = cpu.count(&packet(0, 2), START).map(|found| tag::entry(found.tag));
+        let (one, one_has) = one.join().unwrap();
+        let used = [one, two].into_iter().flatten();
+        let mut all: Vec<u32> = used.chain(one_has).chain(cpu.unused()).chain(table.free_entries()).collect();
+        all.sort();
+        assert_eq!(all, [0, 1], "each entry is somewhere, once");
+    });
+}
+
+#[test]
+fn an_entry_given_back_while_others_are_taken_is_neither_lost_nor_given_twice() {
+    model(|| {
+        // Two flows live, one entry is in the list.
+        let table = Arc::new(Table::new(4, 3));
+        let opened: Vec<(u32, u64)> = {
+            let cpu = table.bare_cpu();
+            let flows = [1, 2].map(|port| cpu.count(&packet(0, port), START).expect("there is room"));
+            let left = cpu.unused();
+            assert_eq!(left.len(), 1);
+            // As if it had never been taken.
+            for entry in left {
+                free_entry(&table, entry);
+            }
+            flows.map(|found| (found.slot, found.tag)).into()
+        };
+        let other = Arc::clone(&table);
+        let takes = thread::spawn(move || {
+            let cpu = other.bare_cpu();
+            let found = cpu.count(&packet(0, 3), START).map(|found| tag::entry(found.tag));
+            (found, cpu.unused())
+        });
+        // Another CPU takes it, and gives it back last: the list begins as before, and goes on otherwise.
+        let cpu = table.bare_cpu();
+        let found = cpu.count(&packet(0, 4), START).map(|found| (found.slot, found.tag));
+        for (slot, tag) in opened.into_iter().chain(found) {
+            assert!(retire(&*table, slot, tag));
+            free(&*table, slot, tag::retired(tag));
+        }
+        let (taken, kept) = takes.join().unwrap();
+        let kept = kept.into_iter().chain(cpu.unused());
+        let mut all: Vec<u32> = taken.into_iter().chain(kept).chain(table.free_entries()).collect();
+        all.sort();
+        assert_eq!(all, [0, 1, 2], "each entry is somewhere, once");
+    });
+}
+
+/// Puts an entry into the list by way of a slot that is nobody's.
+fn free_entry(table: &Table, entry: u32) {
+    free(table, WAYS as u32 - 1, tag::retired(tag::live(0, entry)));
 }
 
 /// A flow's mark, as shared memory has it.
@@ -291,7 +451,11 @@ fn a_verdict_that_comes_late_does_not_meet_the_next_flow() {
         let given = mark::give(&*word, seen, mark::MALICIOUS);
         opens.join().unwrap();
         let after = mark::Word::load(&*word);
-        assert_eq!(after, mark::reopened(seen), "no verdict, whether the old flow had got it ({given}) or not");
+        assert_eq!(
+            after,
+            mark::reopened(seen),
+            "no verdict, whether the old flow had got it ({given}) or not"
+        );
         assert!(!mark::give(&*word, seen, mark::MALICIOUS), "nor any later");
     });
 }
@@ -302,7 +466,10 @@ fn two_verdicts_of_one_flow_are_given_one_after_the_other() {
         let word = Mark(AtomicU32::new(mark::reopened(0)));
         let seen = mark::Word::load(&word);
         assert!(mark::give(&word, seen, mark::MALICIOUS));
-        assert!(mark::give(&word, seen, mark::of(mark::BENIGN, true, false)), "copied before the first was given");
+        assert!(
+            mark::give(&word, seen, mark::of(mark::BENIGN, true, false)),
+            "copied before the first was given"
+        );
         assert_eq!(mark::Word::load(&word) & mark::BITS, mark::BENIGN | mark::LATER);
     });
 }

@@ -2,12 +2,11 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
-use flowmeter_common::aggregate;
 use flowmeter_common::config::{KernelConfig, MAX_INTERFACES, Timeouts};
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::{Direction, Entry};
 use flowmeter_common::packet::Packet;
-use flowmeter_common::table::{Memory, WAYS, Word};
+use flowmeter_common::table::{Memory, Opens, Spares, WAYS, Word};
 
 use crate::frame::SkbFacts;
 
@@ -37,17 +36,26 @@ pub fn config() -> &'static KernelConfig {
 #[map]
 static BUCKETS: Array<[Tag; WAYS]> = Array::with_max_entries(1, MMAPABLE);
 
-/// Flows by slot; written by the kernel, the verdict by the agent. Sized by the agent before loading.
+/// Flows; written by the kernel, the verdict by the agent. Sized by the agent before loading.
 /// Full: the packet is counted as folded, in an aggregate.
 #[map]
-static ENTRIES: Array<Entry> = Array::with_max_entries(WAYS as u32, MMAPABLE);
+static ENTRIES: Array<Entry> = Array::with_max_entries(1, MMAPABLE);
 
-/// The same two for aggregates. Full: the packet is counted as unaggregated.
+/// The list of entries that are free, see the table protocol. Sized by the agent before loading.
 #[map]
-static AGGREGATE_BUCKETS: Array<[Tag; WAYS]> =
-    Array::with_max_entries(aggregate::SLOTS / WAYS as u32, MMAPABLE);
+static FREE: Array<Tag> = Array::with_max_entries(1, MMAPABLE);
+
+/// The same three for aggregates. Full: the packet is counted as unaggregated.
 #[map]
-static AGGREGATE_ENTRIES: Array<Entry> = Array::with_max_entries(aggregate::SLOTS, MMAPABLE);
+static AGGREGATE_BUCKETS: Array<[Tag; WAYS]> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static AGGREGATE_ENTRIES: Array<Entry> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static AGGREGATE_FREE: Array<Tag> = Array::with_max_entries(1, MMAPABLE);
+
+/// Free entries that each CPU has taken for itself: of flows, and of aggregates.
+#[map]
+static SPARES: PerCpuArray<Spares> = PerCpuArray::with_max_entries(2, 0);
 
 /// Events for the agent. Full: counted in `events_lost`; the agent's sweep finds what the event did not tell.
 #[map]
@@ -79,8 +87,14 @@ pub struct Parsed {
     pub now: u64,
     /// What the lists say of it, see [`listed`](flowmeter_common::reaction::listed); likewise.
     pub listed: u32,
-    /// Slot of the flow that the packet ended, if [`find_or_open`](crate::track) says that it did.
+    /// The flow that the packet opened or met, if [`flowmeter_open`](crate::track) says that there is one.
+    pub slot: u32,
+    /// Its tag.
+    pub tag: u64,
+    /// The flow that the packet ended, if it says that it did.
     pub ended_slot: u32,
+    /// Its tag.
+    pub ended_tag: u64,
 }
 
 /// A tag in a bucket.
@@ -127,12 +141,16 @@ impl Word for Tag {
 pub struct Table {
     buckets: &'static Array<[Tag; WAYS]>,
     entries: &'static Array<Entry>,
+    free: &'static Array<Tag>,
+    /// Where its spares are.
+    number: u32,
 }
 
 /// The flow table.
-pub const FLOWS: Table = Table { buckets: &BUCKETS, entries: &ENTRIES };
+pub const FLOWS: Table = Table { buckets: &BUCKETS, entries: &ENTRIES, free: &FREE, number: 0 };
 /// What finds no slot there.
-pub const AGGREGATES: Table = Table { buckets: &AGGREGATE_BUCKETS, entries: &AGGREGATE_ENTRIES };
+pub const AGGREGATES: Table =
+    Table { buckets: &AGGREGATE_BUCKETS, entries: &AGGREGATE_ENTRIES, free: &AGGREGATE_FREE, number: 1 };
 
 impl Memory for Table {
     type Word = Tag;
@@ -143,8 +161,13 @@ impl Memory for Table {
     }
 
     #[inline(always)]
-    fn entry(&self, slot: u32) -> Option<*mut Entry> {
-        self.entries.get_ptr_mut(slot)
+    fn entry(&self, number: u32) -> Option<*mut Entry> {
+        self.entries.get_ptr_mut(number)
+    }
+
+    #[inline(always)]
+    fn free_word(&self, index: u32) -> Option<&Tag> {
+        self.free.get(index)
     }
 
     #[inline(always)]
@@ -166,5 +189,12 @@ impl Memory for Table {
             (&raw const (*own).bulk_start).read_volatile();
             (&raw const (*other).packets).read_volatile();
         }
+    }
+}
+
+impl Opens for Table {
+    #[inline(always)]
+    fn spares(&self) -> Option<*mut Spares> {
+        SPARES.get_ptr_mut(self.number)
     }
 }

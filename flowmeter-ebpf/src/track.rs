@@ -13,7 +13,7 @@ use flowmeter_common::key::{KEY_WORDS, hash_words};
 use flowmeter_common::packet::Packet;
 use flowmeter_common::parse::{Look, parse_ethernet};
 use flowmeter_common::reaction::Seen;
-use flowmeter_common::table::{Memory, NoSlot, Place, WAYS, find, find_living, find_or_open, state};
+use flowmeter_common::table::{Hit, Memory, NoSlot, Place, find, find_living, find_or_open, tag};
 
 use crate::clock;
 use crate::count::Counters;
@@ -238,21 +238,27 @@ fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> *mut Entry {
     let Parsed { packet, hash, .. } = unsafe { &*parsed };
     let config = config();
     let place = Place::of(*hash, config.bucket_mask);
-    let (mut slot, mut entry, mut opened) = (0, core::ptr::null_mut(), false);
-    let living = find_living(&FLOWS, &place, packet, now, &config.timeouts);
-    if !living.entry.is_null() {
-        (slot, entry) = (living.slot, living.entry);
-    } else {
+    let mut opened = false;
+    let Hit { mut slot, mut tag, mut entry } = find_living(&FLOWS, &place, packet, now, &config.timeouts);
+    if entry.is_null() {
         let outcome = flowmeter_open(now);
         if outcome & outcome::ENDED != 0 {
-            // SAFETY: as above; read after it has been written.
-            let ended = unsafe { (&raw const (*parsed).ended_slot).read_volatile() };
-            emit(counters, ended, reason::CLOSING, place.hash | state::LIVE);
+            // SAFETY: as above; read after they have been written.
+            let (ended_slot, ended_tag) = unsafe {
+                (
+                    (&raw const (*parsed).ended_slot).read_volatile(),
+                    (&raw const (*parsed).ended_tag).read_volatile(),
+                )
+            };
+            emit(counters, ended_slot, reason::CLOSING, ended_tag);
         }
         if outcome & outcome::NO_SLOT == 0 {
-            slot = outcome as u32;
+            // SAFETY: as above.
+            (slot, tag) = unsafe {
+                ((&raw const (*parsed).slot).read_volatile(), (&raw const (*parsed).tag).read_volatile())
+            };
             opened = outcome & outcome::OPENED != 0;
-            entry = FLOWS.entry(slot).unwrap_or(core::ptr::null_mut());
+            entry = FLOWS.entry(tag::entry(tag)).unwrap_or(core::ptr::null_mut());
         }
         if entry.is_null() {
             let aggregated = flowmeter_fold(now) == 0;
@@ -264,7 +270,6 @@ fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> *mut Entry {
     // SAFETY: the slot's tag is live, or was when it was found: until this program returns the entry is this flow's.
     let updated = unsafe { (*entry).state.update(packet, now) };
     counters.counted(packet, opened);
-    let tag = place.hash | state::LIVE;
     if opened && config.events_opened != 0 {
         emit(counters, slot, reason::OPENED, tag);
     }
@@ -277,16 +282,16 @@ fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> *mut Entry {
     entry
 }
 
-/// What [`flowmeter_open`] returns: a slot in the low half, and these bits.
+/// What [`flowmeter_open`] returns: these bits. Slots and tags are in [`Parsed`].
 mod outcome {
-    /// The packet opened the slot's flow.
-    pub const OPENED: u64 = 1 << 32;
-    /// The packet ended a flow, whose slot is in [`Parsed`](crate::maps::Parsed).
-    pub const ENDED: u64 = 1 << 33;
+    /// The packet opened the flow.
+    pub const OPENED: u64 = 1;
+    /// The packet ended a flow.
+    pub const ENDED: u64 = 2;
     /// There is no slot.
-    pub const NO_SLOT: u64 = 1 << 34;
+    pub const NO_SLOT: u64 = 4;
     /// There is none because other CPUs kept claiming the same flow.
-    pub const CONTENDED: u64 = 1 << 35;
+    pub const CONTENDED: u64 = 8;
 }
 
 /// [`find_or_open`] for the packet in [`PARSED`]. What few packets need, and what takes the verifier longest: a global
@@ -319,7 +324,9 @@ extern "C" fn flowmeter_fold(now: u64) -> u64 {
     if outcome & outcome::NO_SLOT != 0 {
         return 1;
     }
-    let Some(entry) = AGGREGATES.entry(outcome as u32) else {
+    // SAFETY: a value of a per-CPU map; read after it has been written.
+    let tag = unsafe { (&raw const (*parsed).tag).read_volatile() };
+    let Some(entry) = AGGREGATES.entry(tag::entry(tag)) else {
         return 1;
     };
     // SAFETY: as in `track`.
@@ -334,13 +341,19 @@ extern "C" fn flowmeter_open_aggregate(now: u64) -> u64 {
     let Some(parsed) = PARSED.get_ptr_mut(0) else {
         return outcome::NO_SLOT;
     };
-    const BUCKETS: u32 = aggregate::SLOTS / WAYS as u32;
     // SAFETY: a value of a per-CPU map.
     let hash = unsafe { (*parsed).packet.key.hash(config().hash_seed) };
-    open(&AGGREGATES, parsed, Place::of(hash, BUCKETS - 1), aggregate::OPENING, now, &aggregate::TIMEOUTS)
+    open(
+        &AGGREGATES,
+        parsed,
+        Place::of(hash, aggregate::BUCKETS - 1),
+        aggregate::OPENING,
+        now,
+        &aggregate::TIMEOUTS,
+    )
 }
 
-/// [`find_or_open`] with its result as a number, see [`outcome`].
+/// [`find_or_open`] with its result as bits, see [`outcome`].
 #[inline(always)]
 fn open(
     table: &Table,
@@ -351,15 +364,16 @@ fn open(
     timeouts: &Timeouts,
 ) -> u64 {
     // SAFETY: a value of a per-CPU map.
-    let Parsed { packet, ended_slot, .. } = unsafe { &mut *parsed };
+    let Parsed { packet, slot, tag, ended_slot, ended_tag, .. } = unsafe { &mut *parsed };
     match find_or_open(table, &place, packet, opening, now, timeouts) {
         Ok(found) => {
-            let mut outcome = u64::from(found.slot);
+            (*slot, *tag) = (found.slot, found.tag);
+            let mut outcome = 0;
             if found.opened {
                 outcome |= outcome::OPENED;
             }
             if let Some(ended) = found.ended {
-                *ended_slot = ended.slot;
+                (*ended_slot, *ended_tag) = (ended.slot, ended.tag);
                 outcome |= outcome::ENDED;
             }
             outcome

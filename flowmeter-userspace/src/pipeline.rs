@@ -17,8 +17,8 @@ use crate::verdict::{Batch, Judge, Judged, Scored};
 /// A verdict to be written into a living flow's slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Feedback {
-    /// The slot.
-    pub slot: u32,
+    /// Number of its entry.
+    pub entry: u32,
     /// The flow's word when it was copied, see [`mark`]; by it is told whether the flow has gone.
     pub seen: u32,
     /// The verdict and what belongs to it, see [`mark`].
@@ -153,11 +153,11 @@ impl Pipeline {
             match record.stage {
                 Stage::End(_) if record.is_aggregate() => self.counts.aggregates += 1,
                 Stage::End(_) => count(&mut self.counts, verdict),
-                Stage::Checkpoint { slot } => {
+                Stage::Checkpoint { entry } => {
                     self.counts.checkpoints += 1;
                     let (seen, mark) = (record.entry.verdict, self.marker.mark(verdict, record));
                     if mark::changed(seen, mark) != seen {
-                        feedback.push(Feedback { slot, seen, mark });
+                        feedback.push(Feedback { entry, seen, mark });
                     }
                     if mark::verdict(mark) == mark::verdict(seen) {
                         continue;

@@ -15,8 +15,8 @@ use crate::context::Surroundings;
 pub enum Stage {
     /// While it lives.
     Checkpoint {
-        /// Slot in the kernel's table, for the verdict.
-        slot: u32,
+        /// Number of its entry in the kernel's table, for the verdict.
+        entry: u32,
     },
     /// It has ended.
     End(EndReason),

@@ -1,6 +1,5 @@
 //! The kernel programs without an interface: loaded with settings of the test's, run on a packet (BPF_PROG_TEST_RUN).
 
-use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,7 +125,7 @@ impl Laboratory {
         let config = KernelConfig {
             timeouts: setup.timeouts,
             hash_seed: 0x1234_5678_9abc_def1,
-            bucket_mask: size.buckets - 1,
+            bucket_mask: size.buckets() - 1,
             interface_multiplier: 1,
             events_opened: 0,
             tunnels: setup.look.tunnels.into(),
@@ -139,17 +138,20 @@ impl Laboratory {
                 (elements.len() as u32, elements.len() as u32 - 1)
             }
         };
+        let aggregates = TableSize::for_aggregates()?;
+        let sized = [size.maps(SharedTable::FLOWS), aggregates.maps(SharedTable::AGGREGATES)].concat();
         let mut loader = EbpfLoader::new();
+        for (name, elements) in &sized {
+            loader.map_max_entries(name, *elements);
+        }
         loader
             .override_global("CONFIG", &config, true)
             .override_global("REACTION", &setup.reaction, true)
             .override_global("TRAFFIC_MASK", &mask, true)
             .override_global("LEAVE_BY", &setup.leave_by, true)
-            .map_max_entries("BUCKETS", size.buckets)
-            .map_max_entries("ENTRIES", size.slots())
             .map_max_entries("TRAFFIC", elements);
         if setup.programs.contains(&"bench_hash_spinlock") {
-            loader.map_max_entries("HASH", size.slots());
+            loader.map_max_entries("HASH", size.flows());
         }
         let mut ebpf = loader.load(&object).context("loading the object")?;
         for name in setup.programs {
@@ -171,15 +173,9 @@ impl Laboratory {
             unsafe { std::mem::transmute::<FlowState, [u64; size_of::<FlowState>() / 8]>(FlowState::EMPTY) };
         let flow = PlainFlow { lock: 0, initiator: 0, earlier: 0, state };
         empty.set(0, PerCpuValues::try_from(vec![flow; cpus])?, 0)?;
+        let aggregates = Arc::new(SharedTable::take(&mut ebpf, SharedTable::AGGREGATES, aggregates)?);
+        let table = Arc::new(SharedTable::take(&mut ebpf, SharedTable::FLOWS, size)?);
         let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
-        let mut table = |buckets, entries, size| match (take(buckets)?, take(entries)?) {
-            (Map::Array(buckets), Map::Array(entries)) => {
-                SharedTable::map(buckets.fd().as_fd(), entries.fd().as_fd(), size).map(Arc::new)
-            }
-            _ => anyhow::bail!("the table's maps are no arrays"),
-        };
-        let aggregates = table("AGGREGATE_BUCKETS", "AGGREGATE_ENTRIES", TableSize::AGGREGATES)?;
-        let table = table("BUCKETS", "ENTRIES", size)?;
         let counters = take("COUNTERS")?.try_into()?;
         let cursor = take("CURSOR")?.try_into()?;
         Ok(Self { ebpf, table, aggregates, counters, cursor })

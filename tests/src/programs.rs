@@ -70,7 +70,8 @@ impl Programs {
 
     /// Takes one flow out; it lives if it is given a time.
     fn take_out(&mut self, slot: u32, living_at: Option<u64>) {
-        if let Some(entry) = self.laboratory.table.copy_retired(slot) {
+        let tag = self.laboratory.table.tag(slot);
+        if let Some(entry) = self.laboratory.table.copy_retired(tag) {
             let why = match living_at {
                 Some(now) => {
                     // SAFETY: a reference points to a readable flow.
@@ -82,7 +83,7 @@ impl Programs {
             };
             self.ended.push(FlowRecord { entry, stage: Stage::End(why), clock_offset: 0, context: None });
         }
-        free(&*self.laboratory.table, slot);
+        free(&*self.laboratory.table, slot, tag);
     }
 
     /// What was counted since the last call. Events are left out: nobody takes them.

@@ -16,6 +16,7 @@ use flowmeter::kernel::clock;
 use flowmeter::reaction::lists::Rule;
 use flowmeter::reaction::{Mode, Policy};
 use flowmeter_common::reaction::listed;
+use flowmeter_common::table::state;
 use flowmeter_tests::agent::{Agent, Signal};
 use flowmeter_tests::frames::{Packet, Transport};
 use flowmeter_tests::inspector::{Inspector, numbered};
@@ -414,8 +415,8 @@ fn block_by_any_mark_and_any_list() -> Result<()> {
             let word = if random.bool() { near } else { random.u32(..) };
             // The flow is there from its first packet on; its verdict may be any word from the second on.
             laboratory.outcome(PROGRAM, &frame, 1)?;
-            let slots = 0..laboratory.table.size().slots();
-            slots.for_each(|slot| laboratory.table.store_word(slot, word));
+            let entries = 0..laboratory.table.size().entries();
+            entries.for_each(|entry| laboratory.table.store_word(entry, word));
             let (verdict, _) = laboratory.outcome(PROGRAM, &frame, 1)?;
             sent += 2;
             let ends = [(IpAddr::from(from), from_port), (IpAddr::from(to), to_port)];
@@ -438,7 +439,9 @@ fn block_by_any_mark_and_any_list() -> Result<()> {
     let counted = laboratory.counted()?;
     ensure!(counted.balanced() && counted.seen == sent && counted.counted == sent, "{counted:?}");
     let in_flows: u64 = (0..laboratory.table.size().slots())
-        .filter_map(|slot| laboratory.table.copy_retired(slot))
+        .map(|slot| laboratory.table.tag(slot))
+        .filter(|tag| tag & state::MASK == state::LIVE)
+        .filter_map(|tag| laboratory.table.copy_retired(tag))
         .map(|entry| entry.state.packets())
         .sum();
     ensure!(in_flows == sent, "{in_flows} packets are in flows, {sent} were sent");

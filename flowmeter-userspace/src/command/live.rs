@@ -206,15 +206,16 @@ async fn watch(parts: Parts, settings: Settings, args: &Live) -> Result<ExitCode
         );
     }
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let on_their_way = MOST_OUT * (size_of::<FlowRecord>() + if context { size_of::<Surroundings>() } else { 0 });
+    let on_their_way =
+        MOST_OUT * (size_of::<FlowRecord>() + if context { size_of::<Surroundings>() } else { 0 });
     log::info!(
         "memory: {:.0} MiB for {} flows and {:.0} MiB for aggregates, shared with the kernel; at most {:.0} MiB for \
          what is known of them and for those on their way to the log, and {:.0} MiB for what surrounds them. Ctrl-C or \
          SIGTERM writes out what lives and stops",
         mebibytes(settings.size.bytes()),
-        settings.size.slots(),
-        mebibytes(TableSize::AGGREGATES.bytes()),
-        mebibytes(on_their_way as u64 + u64::from(settings.size.slots()) * size_of::<Known>() as u64),
+        settings.size.flows(),
+        mebibytes(TableSize::for_aggregates()?.bytes()),
+        mebibytes(on_their_way as u64 + u64::from(settings.size.entries()) * size_of::<Known>() as u64),
         mebibytes(if context { Context::bytes() as u64 } else { 0 }),
     );
 
@@ -466,9 +467,9 @@ impl Writer {
         let counters = &self.shared.counters;
         let feedback =
             self.pipeline.process(flows, |record| counters.interface(record.entry.key.interface))?;
-        for Feedback { slot, seen, mark } in feedback {
+        for Feedback { entry, seen, mark } in feedback {
             // A flow that has gone meanwhile needs none.
-            self.shared.table.give_mark(slot, seen, mark);
+            self.shared.table.give_mark(entry, seen, mark);
         }
         // Somebody may be reading along.
         self.pipeline.flush()?;
@@ -538,7 +539,7 @@ fn complete(
             ended: request.harvested.flows,
             living: request.harvested.living,
             evicted: request.harvested.evicted,
-            slots: table.size().slots().into(),
+            slots: table.size().flows().into(),
         },
         pipeline,
         scoring,

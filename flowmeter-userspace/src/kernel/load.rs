@@ -2,11 +2,10 @@
 
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{PerCpuArray, RingBuf};
 use aya::programs::links::FdLink;
 use aya::programs::tc::{self, SchedClassifierLink, SchedClassifierLinkId};
 use aya::programs::xdp::{XdpLink, XdpLinkId};
@@ -133,7 +132,7 @@ impl Kernel {
         let mut config = KernelConfig {
             timeouts: settings.timeouts,
             hash_seed: random_seed()?,
-            bucket_mask: settings.size.buckets - 1,
+            bucket_mask: settings.size.buckets() - 1,
             interface_multiplier: multiplier,
             events_opened: 0,
             tunnels: settings.look.tunnels.into(),
@@ -150,11 +149,15 @@ impl Kernel {
                 loader.map_pin_path(name, pins.map(name));
             }
         }
+        let aggregates = TableSize::for_aggregates()?;
+        let sized =
+            [settings.size.maps(SharedTable::FLOWS), aggregates.maps(SharedTable::AGGREGATES)].concat();
+        for (name, elements) in &sized {
+            loader.map_max_entries(name, *elements);
+        }
         let mut ebpf = loader
             .override_global("CONFIG", &config, true)
             .override_global("REACTION", &reaction, true)
-            .map_max_entries("BUCKETS", settings.size.buckets)
-            .map_max_entries("ENTRIES", settings.size.slots())
             .load(&OBJECT.0)
             .context("the kernel refused the flow table or the programs' maps")?;
 
@@ -169,12 +172,8 @@ impl Kernel {
                 .with_context(|| format!("the kernel refused the program {name}"))?;
         }
 
-        let mut table = |buckets, entries, size| {
-            let (buckets, entries) = (array(&mut ebpf, buckets)?, array(&mut ebpf, entries)?);
-            SharedTable::map(buckets.fd().as_fd(), entries.fd().as_fd(), size)
-        };
-        let aggregates = table("AGGREGATE_BUCKETS", "AGGREGATE_ENTRIES", TableSize::AGGREGATES)?;
-        let table = table("BUCKETS", "ENTRIES", settings.size)?;
+        let aggregates = SharedTable::take(&mut ebpf, SharedTable::AGGREGATES, aggregates)?;
+        let table = SharedTable::take(&mut ebpf, SharedTable::FLOWS, settings.size)?;
         let ring = ebpf.take_map("EVENTS").context("the programs have no map EVENTS")?;
         let ring = Ring::new(RingBuf::try_from(ring)?);
         let counters = ebpf.take_map("COUNTERS").context("the programs have no map COUNTERS")?;
@@ -325,13 +324,6 @@ pub fn interface_index(name: &str) -> Option<u32> {
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
         0 => None,
         index => Some(index),
-    }
-}
-
-fn array(ebpf: &mut Ebpf, name: &str) -> Result<MapData> {
-    match ebpf.take_map(name) {
-        Some(Map::Array(data)) => Ok(data),
-        _ => bail!("the programs have no array {name}"),
     }
 }
 

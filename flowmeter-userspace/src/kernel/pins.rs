@@ -16,16 +16,20 @@ use flowmeter_common::config::KernelConfig;
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::reaction::{Control, ReactionCounters};
+use flowmeter_common::table::Spares;
 
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPF_FILE_SYSTEM: u64 = 0xcafe_4a11;
 
 /// The maps that are kept.
-pub const MAPS: [&str; 10] = [
+pub const MAPS: [&str; 13] = [
     "BUCKETS",
     "ENTRIES",
+    "FREE",
     "AGGREGATE_BUCKETS",
     "AGGREGATE_ENTRIES",
+    "AGGREGATE_FREE",
+    "SPARES",
     "EVENTS",
     "COUNTERS",
     "CONTROL",
@@ -166,6 +170,7 @@ fn layout() -> u64 {
         size_of::<ReactionCounters>(),
         size_of::<Control>(),
         size_of::<KernelConfig>(),
+        size_of::<Spares>(),
     ];
     let version = env!("CARGO_PKG_VERSION").bytes().map(u64::from);
     // FNV-1a, by numbers: it guards against forgetting, not against malice.

@@ -1,50 +1,91 @@
-//! The flow table as the agent reaches it: the kernel's two arrays, mapped into this process.
+//! The flow table as the agent reaches it: the kernel's arrays, mapped into this process.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use aya::Ebpf;
+use aya::maps::Map;
+use aya::util::nr_cpus;
 use flowmeter_common::aggregate;
 use flowmeter_common::flow::{Direction, Entry, completion};
 use flowmeter_common::reaction::mark;
-use flowmeter_common::table::{Memory, WAYS, Word, state};
+use flowmeter_common::table::{Memory, Spares, WAYS, Word, state, tag};
 
 /// Sizes of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableSize {
-    /// Number of buckets, a power of two.
-    pub buckets: u32,
+    /// Flows that can live at once, a power of two.
+    flows: u32,
+    /// Entries beside those: what CPUs may have taken for themselves.
+    spare: u32,
 }
 
 impl TableSize {
-    /// Most flows that a table can hold: slots are numbered in 32 bits and memory is 960 bytes a flow.
+    /// Most flows that a table can hold: 64 GiB of them.
     pub const MAX_FLOWS: u32 = 1 << 26;
 
-    /// The table of aggregates, which has a fixed size.
-    pub const AGGREGATES: Self = Self { buckets: aggregate::SLOTS / WAYS as u32 };
-
-    /// The smallest table with at least this many slots.
+    /// The smallest table with room for at least so many flows.
     ///
     /// # Errors
-    /// If the number is 0 or above [`MAX_FLOWS`](Self::MAX_FLOWS).
+    /// If the number is 0 or above [`MAX_FLOWS`](Self::MAX_FLOWS), or the kernel does not say how many CPUs there may be.
     pub fn for_flows(flows: u32) -> Result<Self> {
         ensure!(
             (1..=Self::MAX_FLOWS).contains(&flows),
             "--max-flows must lie between 1 and {}, not {flows}",
             Self::MAX_FLOWS
         );
-        Ok(Self { buckets: flows.div_ceil(WAYS as u32).next_power_of_two() })
+        let cpus = nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
+        let spare = Spares::MOST * cpus as u32;
+        let size = Self { flows: flows.next_power_of_two().max(WAYS as u32), spare };
+        ensure!(size.entries() <= tag::MOST_ENTRIES, "{cpus} CPUs are more than a table can have room for");
+        Ok(size)
     }
 
-    /// Slots: flows that can live at once.
+    /// The table of aggregates.
+    ///
+    /// # Errors
+    /// As [`for_flows`](Self::for_flows).
+    pub fn for_aggregates() -> Result<Self> {
+        Self::for_flows(aggregate::SERVICES)
+    }
+
+    /// Flows that can live at once, at least.
+    pub fn flows(&self) -> u32 {
+        self.flows
+    }
+
+    /// Entries.
+    pub fn entries(&self) -> u32 {
+        self.flows + self.spare
+    }
+
+    /// Slots: two for each flow.
     pub fn slots(&self) -> u32 {
-        self.buckets * WAYS as u32
+        self.flows * 2
+    }
+
+    /// Buckets, a power of two.
+    pub fn buckets(&self) -> u32 {
+        self.slots() / WAYS as u32
+    }
+
+    /// Words of the list of free entries: where it begins, and a link for each.
+    pub fn free_words(&self) -> u32 {
+        self.entries() + 1
     }
 
     /// Bytes of memory, in kernel and agent together since they share it.
     pub fn bytes(&self) -> u64 {
-        u64::from(self.buckets) * (WAYS * 8) as u64 + u64::from(self.slots()) * size_of::<Entry>() as u64
+        u64::from(self.slots() + self.free_words()) * size_of::<SharedTag>() as u64
+            + u64::from(self.entries()) * size_of::<Entry>() as u64
+    }
+
+    /// The maps of a table whose names begin with `prefix`, with how many elements each has.
+    pub fn maps(&self, prefix: &str) -> [(String, u32); 3] {
+        [("BUCKETS", self.buckets()), ("ENTRIES", self.entries()), ("FREE", self.free_words())]
+            .map(|(name, elements)| (format!("{prefix}{name}"), elements))
     }
 }
 
@@ -83,18 +124,33 @@ impl mark::Word for SharedMark<'_> {
 pub struct SharedTable {
     buckets: Mapping,
     entries: Mapping,
+    free: Mapping,
     size: TableSize,
 }
 
 impl SharedTable {
-    /// Maps the two arrays by their maps' file descriptors.
+    /// What the names of the flow table's maps begin with.
+    pub const FLOWS: &str = "";
+    /// What the names of the aggregates' maps begin with.
+    pub const AGGREGATES: &str = "AGGREGATE_";
+
+    /// Takes the table's maps out of `ebpf`, and maps them. Their names begin with `prefix`.
     ///
     /// # Errors
-    /// If the kernel refuses the mapping.
-    pub fn map(buckets: BorrowedFd<'_>, entries: BorrowedFd<'_>, size: TableSize) -> Result<Self> {
+    /// They have been taken, or the kernel refuses the mapping.
+    pub fn take(ebpf: &mut Ebpf, prefix: &str, size: TableSize) -> Result<Self> {
+        let mut mapping = |name: &str, length: u64| -> Result<Mapping> {
+            match ebpf.take_map(name) {
+                Some(Map::Array(data)) => Mapping::new(data.fd().as_fd(), length as usize),
+                _ => bail!("the programs have no array {name}"),
+            }
+        };
+        let [buckets, entries, free] = size.maps(prefix);
+        let words = |count: u32| u64::from(count) * size_of::<SharedTag>() as u64;
         Ok(Self {
-            buckets: Mapping::new(buckets, size.buckets as usize * WAYS * 8)?,
-            entries: Mapping::new(entries, size.slots() as usize * size_of::<Entry>())?,
+            buckets: mapping(&buckets.0, words(size.slots()))?,
+            entries: mapping(&entries.0, u64::from(entries.1) * size_of::<Entry>() as u64)?,
+            free: mapping(&free.0, words(free.1))?,
             size,
         })
     }
@@ -109,21 +165,21 @@ impl SharedTable {
         self.bucket(slot / WAYS as u32).map_or(state::EMPTY, |bucket| bucket[slot as usize % WAYS].load())
     }
 
-    /// Copies the entry of a slot that nobody writes any more: retired, and its grace period past.
-    pub fn copy_retired(&self, slot: u32) -> Option<Entry> {
-        let entry = self.entry(slot)?;
-        // SAFETY: the slot exists and, by the protocol, no kernel program can still write its entry.
+    /// Copies the entry of a flow that nobody writes any more: retired, and its grace period past.
+    pub fn copy_retired(&self, tag: u64) -> Option<Entry> {
+        let entry = self.entry(tag::entry(tag))?;
+        // SAFETY: the entry exists and, by the protocol, no kernel program can still write its entry.
         Some(unsafe { entry.read_volatile() })
     }
 
     /// Copies the entry of a living flow. The second value is false if updates tore each of several copies; then the
     /// last is returned, whose counters may be one packet apart.
-    pub fn copy_living(&self, slot: u32) -> Option<(Entry, bool)> {
+    pub fn copy_living(&self, tag: u64) -> Option<(Entry, bool)> {
         const TRIES: u32 = 8;
-        let entry = self.entry(slot)?;
+        let entry = self.entry(tag::entry(tag))?;
         let mut tries = 0;
         loop {
-            // SAFETY: the slot exists; every bit pattern of an entry is a value, so that a torn copy is still one.
+            // SAFETY: the entry exists; every bit pattern of an entry is a value, so that a torn copy is still one.
             let (before, copy, after) = unsafe {
                 let before = completions(entry);
                 fence(Ordering::Acquire);
@@ -147,9 +203,10 @@ impl SharedTable {
         }
     }
 
-    /// Marks the flow that was in this slot when its word was read as `seen`, if it still is; false if it has gone.
-    pub fn give_mark(&self, slot: u32, seen: u32, mark: u32) -> bool {
-        self.entry(slot).is_some_and(|entry| {
+    /// Marks the flow that had the entry with this number when its word was read as `seen`, if it still has; false if it
+    /// has gone.
+    pub fn give_mark(&self, entry: u32, seen: u32, mark: u32) -> bool {
+        self.entry(entry).is_some_and(|entry| {
             // SAFETY: the field is an aligned u32 of mapped memory.
             let word = unsafe { AtomicU32::from_ptr(&raw mut (*entry).verdict) };
             mark::give(&SharedMark(word), seen, mark)
@@ -157,16 +214,16 @@ impl SharedTable {
     }
 
     /// Writes any word where a flow's mark is: for tests of what the kernel makes of it.
-    pub fn store_word(&self, slot: u32, word: u32) {
-        if let Some(entry) = self.entry(slot) {
+    pub fn store_word(&self, entry: u32, word: u32) {
+        if let Some(entry) = self.entry(entry) {
             // SAFETY: the field is an aligned u32 of mapped memory.
             unsafe { (&raw mut (*entry).verdict).write_volatile(word) };
         }
     }
 
     /// Notes that a flow's record has been given out although its slot is kept.
-    pub fn mark_reported(&self, slot: u32) {
-        if let Some(entry) = self.entry(slot) {
+    pub fn mark_reported(&self, tag: u64) {
+        if let Some(entry) = self.entry(tag::entry(tag)) {
             // SAFETY: the field is an aligned u16 of mapped memory that the kernel writes only when a slot is claimed,
             // which a slot in use cannot be.
             unsafe { (&raw mut (*entry).reported).write_volatile(1) };
@@ -206,19 +263,27 @@ impl Memory for SharedTable {
     type Word = SharedTag;
 
     fn bucket(&self, index: u32) -> Option<&[SharedTag; WAYS]> {
-        if index >= self.size.buckets {
+        if index >= self.size.buckets() {
             return None;
         }
         // SAFETY: the mapping is `buckets` arrays of eight words long, lives as long as self, and is only accessed as atomics.
         Some(unsafe { &*self.buckets.start.cast::<[SharedTag; WAYS]>().add(index as usize).as_ptr() })
     }
 
-    fn entry(&self, slot: u32) -> Option<*mut Entry> {
-        if slot >= self.size.slots() {
+    fn entry(&self, number: u32) -> Option<*mut Entry> {
+        if number >= self.size.entries() {
             return None;
         }
-        // SAFETY: the mapping is `slots` entries long.
-        Some(unsafe { self.entries.start.cast::<Entry>().add(slot as usize).as_ptr() })
+        // SAFETY: the mapping is that many entries long.
+        Some(unsafe { self.entries.start.cast::<Entry>().add(number as usize).as_ptr() })
+    }
+
+    fn free_word(&self, index: u32) -> Option<&SharedTag> {
+        if index >= self.size.free_words() {
+            return None;
+        }
+        // SAFETY: the mapping is that many words long, lives as long as self, and is only accessed as atomics.
+        Some(unsafe { &*self.free.start.cast::<SharedTag>().add(index as usize).as_ptr() })
     }
 }
 

@@ -15,7 +15,7 @@ use flowmeter_common::event::reason;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::key::kind;
 use flowmeter_common::lifecycle::{Ages, EndReason, Fate, is_slight};
-use flowmeter_common::table::{Memory as _, free, retire, state};
+use flowmeter_common::table::{Memory as _, free, retire, state, tag};
 
 use crate::context::Context;
 use crate::kernel::{Ring, SharedTable, clock};
@@ -52,7 +52,7 @@ const EVENTS_AT_ONCE: u32 = 65_536;
 /// sweep a hundred times what reading its tag does. What closes meanwhile is told by an event; if that was lost, this late.
 const TRUST: u64 = 2 * SECOND;
 
-/// That the flow with this tag has been noticed, and lives on until then. One for each slot.
+/// That the flow with this tag has been noticed, and lives on until then. One for each entry.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Known {
     tag: u64,
@@ -64,7 +64,7 @@ pub struct Known {
 enum Pressure {
     /// They are flows like any other.
     None,
-    /// Three quarters of the slots are taken: they have ended after five seconds of silence.
+    /// There are three quarters of the flows that there is room for: they have ended after five seconds of silence.
     Some,
     /// Nine tenths are, or packets have been folded since the last sweep: after half a second; and closed flows do not
     /// linger.
@@ -72,26 +72,26 @@ enum Pressure {
 }
 
 impl Pressure {
-    fn of(living: u64, slots: u64, folding: bool) -> Self {
+    fn of(living: u64, room: u64, folding: bool) -> Self {
         match () {
-            () if folding || living >= slots / 10 * 9 => Self::Much,
-            () if living >= slots / 4 * 3 => Self::Some,
+            () if folding || living >= room / 10 * 9 => Self::Much,
+            () if living >= room / 4 * 3 => Self::Some,
             () => Self::None,
         }
     }
 
     /// Says what has changed.
-    fn log(self, living: u64, slots: u64) {
+    fn log(self, living: u64, room: u64) {
         let why = match self {
             Self::None => {
-                return log::info!("the flow table has room again: {living} of {slots} slots taken");
+                return log::info!("the flow table has room again: {living} flows, of {room}");
             }
             Self::Some => "three quarters of the flow table are taken",
             Self::Much => "the flow table is full, or nearly; what finds no slot is counted in aggregates",
         };
         let after = self.slight_idle(u64::MAX) as f64 / SECOND as f64;
         log::warn!(
-            "{why} ({living} of {slots} at the last look): one-packet and half-open flows end after {after} s of \
+            "{why} ({living} of {room} flows at the last look): one-packet and half-open flows end after {after} s of \
              silence; --max-flows makes it larger"
         );
     }
@@ -166,7 +166,7 @@ pub struct Harvester {
     pressure: Pressure,
     /// True once packets have been folded since the last sweep.
     folding: bool,
-    /// By slot of the flow table.
+    /// By number of the entry in the flow table.
     known: Vec<Known>,
     /// What surrounds flows, if that is asked for.
     context: Option<Context>,
@@ -193,7 +193,7 @@ impl Harvester {
         timeouts: Timeouts,
         context: Option<Context>,
     ) -> Self {
-        let known = vec![Known::default(); flows.size().slots() as usize];
+        let known = vec![Known::default(); flows.size().entries() as usize];
         Self {
             flows,
             aggregates,
@@ -331,12 +331,12 @@ impl Harvester {
         self.flows.grace_period()?;
         let (now, timeouts) = (clock::monotonic(), self.timeouts);
         let flows = Arc::clone(&self.flows);
-        self.harvested.living = self.sweep_with(&flows, now, outlet, |_, slot, _| {
-            let by_clock = ages(&flows, slot).and_then(|ages| ages.expired(now, &timeouts));
+        self.harvested.living = self.sweep_with(&flows, now, outlet, |_, tag| {
+            let by_clock = ages(&flows, tag).and_then(|ages| ages.expired(now, &timeouts));
             Fate::Ended(by_clock.unwrap_or(EndReason::Shutdown))
         })?;
         let aggregates = Arc::clone(&self.aggregates);
-        self.sweep_with(&aggregates, now, outlet, |_, _, _| Fate::Ended(EndReason::Folded)).map(drop)
+        self.sweep_with(&aggregates, now, outlet, |_, _| Fate::Ended(EndReason::Folded)).map(drop)
     }
 
     /// The record of the flow that had this slot and tag, if it still has.
@@ -344,14 +344,14 @@ impl Harvester {
         if self.flows.tag(slot) != tag {
             return None;
         }
-        let (entry, whole) = self.flows.copy_living(slot)?;
+        let (entry, whole) = self.flows.copy_living(tag)?;
         // If the tag is still the same, what was copied is that flow.
         if self.flows.tag(slot) != tag {
             return None;
         }
         self.harvested.torn += u64::from(!whole);
-        notice(&mut self.context, &mut self.known[slot as usize], tag, now, &entry);
-        let stage = Stage::Checkpoint { slot };
+        notice(&mut self.context, &mut self.known[tag::entry(tag) as usize], tag, now, &entry);
+        let stage = Stage::Checkpoint { entry: tag::entry(tag) };
         Some(FlowRecord { entry, stage, clock_offset: clock::offset_to_epoch(), context: None })
     }
 
@@ -363,12 +363,11 @@ impl Harvester {
                 break;
             }
             self.closing.pop();
-            let retired = tag & !state::MASK | state::RETIRED;
             let present = flows.tag(slot);
-            if present == retired {
+            if present == tag::retired(tag) {
                 leaving.push((slot, None));
             } else if present == tag
-                && let Some(why) = ages(&flows, slot).and_then(|ages| ages.expired(now, &self.timeouts))
+                && let Some(why) = ages(&flows, tag).and_then(|ages| ages.expired(now, &self.timeouts))
                 && retire(&*flows, slot, tag)
             {
                 leaving.push((slot, Some(why)));
@@ -379,28 +378,28 @@ impl Harvester {
 
     fn sweep(&mut self, now: u64, outlet: &mut impl Outlet) -> Result<()> {
         let flows = Arc::clone(&self.flows);
-        let slots = u64::from(flows.size().slots());
-        let pressure = Pressure::of(self.harvested.living, slots, self.folding);
+        let room = u64::from(flows.size().flows());
+        let pressure = Pressure::of(self.harvested.living, room, self.folding);
         self.folding = false;
         if pressure != self.pressure {
-            pressure.log(self.harvested.living, slots);
+            pressure.log(self.harvested.living, room);
         }
         self.pressure = pressure;
         let usual = self.timeouts;
         let timeouts =
             Timeouts { linger: if pressure == Pressure::Much { 0 } else { usual.linger }, ..usual };
         let slight = Timeouts { idle: pressure.slight_idle(usual.idle), ..timeouts };
-        self.harvested.living = self.sweep_with(&flows, now, outlet, |this, slot, tag| {
-            let known = &mut this.known[slot as usize];
+        self.harvested.living = self.sweep_with(&flows, now, outlet, |this, tag| {
+            let known = &mut this.known[tag::entry(tag) as usize];
             if pressure == Pressure::None && known.tag == tag && now < known.until {
                 return Fate::Living;
             }
-            let (Some(entry), Some(ages)) = (flows.entry(slot), ages(&flows, slot)) else {
+            let (Some(entry), Some(ages)) = (flows.entry(tag::entry(tag)), ages(&flows, tag)) else {
                 return Fate::Living;
             };
             if known.tag != tag
                 && this.context.is_some()
-                && let Some((entry, _)) = flows.copy_living(slot)
+                && let Some((entry, _)) = flows.copy_living(tag)
             {
                 notice(&mut this.context, known, tag, now, &entry);
             }
@@ -409,7 +408,7 @@ impl Harvester {
                 Fate::Living
                     if pressure != Pressure::None
                         && ages.expired(now, &slight).is_some()
-                        // SAFETY: the entry of a slot; kernel programs write aligned words.
+                        // SAFETY: an entry of the table; kernel programs write aligned words.
                         && unsafe { is_slight(entry) } =>
                 {
                     Fate::Ended(EndReason::Pressure)
@@ -422,8 +421,8 @@ impl Harvester {
             }
         })?;
         let aggregates = Arc::clone(&self.aggregates);
-        self.sweep_with(&aggregates, now, outlet, |_, slot, _| {
-            match ages(&aggregates, slot).and_then(|ages| ages.expired(now, &aggregate::TIMEOUTS)) {
+        self.sweep_with(&aggregates, now, outlet, |_, tag| {
+            match ages(&aggregates, tag).and_then(|ages| ages.expired(now, &aggregate::TIMEOUTS)) {
                 Some(_) => Fate::Ended(EndReason::Folded),
                 None => Fate::Living,
             }
@@ -431,14 +430,14 @@ impl Harvester {
         .map(drop)
     }
 
-    /// Takes out all of a table's retired entries, and the living ones that have ended by `fate`, which is told slot and
-    /// tag. Returns how many live.
+    /// Takes out all of a table's retired entries, and the living ones that have ended by `fate`, which is told their
+    /// tags. Returns how many live.
     fn sweep_with(
         &mut self,
         table: &SharedTable,
         now: u64,
         outlet: &mut impl Outlet,
-        mut fate: impl FnMut(&mut Self, u32, u64) -> Fate,
+        mut fate: impl FnMut(&mut Self, u64) -> Fate,
     ) -> Result<u64> {
         let mut leaving = Vec::new();
         let mut cut = Vec::new();
@@ -447,7 +446,7 @@ impl Harvester {
             let tag = table.tag(slot);
             match tag & state::MASK {
                 state::RETIRED => leaving.push((slot, None)),
-                state::LIVE => match fate(self, slot, tag) {
+                state::LIVE => match fate(self, tag) {
                     Fate::Ended(why) if retire(table, slot, tag) => leaving.push((slot, Some(why))),
                     // Somebody else retired it; the next sweep finds it.
                     Fate::Ended(_) => {}
@@ -473,14 +472,14 @@ impl Harvester {
 
     /// The record of a flow that the active timeout has cut, once; its slot stays, see [`Fate::Cut`].
     fn report_cut(&mut self, now: u64, slot: u32, tag: u64) -> Option<FlowRecord> {
-        let (entry, whole) = self.flows.copy_living(slot)?;
+        let (entry, whole) = self.flows.copy_living(tag)?;
         // A packet may have ended it just now; then it leaves like any other.
         if entry.reported != 0 || self.flows.tag(slot) != tag {
             return None;
         }
-        self.flows.mark_reported(slot);
+        self.flows.mark_reported(tag);
         self.harvested.torn += u64::from(!whole);
-        notice(&mut self.context, &mut self.known[slot as usize], tag, now, &entry);
+        notice(&mut self.context, &mut self.known[tag::entry(tag) as usize], tag, now, &entry);
         if let Some(context) = &mut self.context {
             context.ended(&entry, now);
         }
@@ -531,15 +530,15 @@ impl Harvester {
             if tag & state::MASK != state::RETIRED {
                 continue;
             }
-            let Some(entry) = table.copy_retired(slot) else {
+            let Some(entry) = table.copy_retired(tag) else {
                 continue;
             };
-            free(table, slot);
+            free(table, slot, tag);
             let aggregate = entry.key.kind == kind::AGGREGATE;
-            // Whatever comes into the slot next is another flow, even if it has the same tag.
+            // Whatever gets the entry next is another flow, even if it has the same tag.
             let mut known = Known::default();
             if !aggregate {
-                std::mem::swap(&mut known, &mut self.known[slot as usize]);
+                std::mem::swap(&mut known, &mut self.known[tag::entry(tag) as usize]);
             }
             if entry.reported == 0 {
                 notice(&mut self.context, &mut known, tag & !state::MASK | state::LIVE, now, &entry);
@@ -573,10 +572,10 @@ fn notice(context: &mut Option<Context>, known: &mut Known, tag: u64, now: u64, 
     }
 }
 
-/// The times of the flow in a slot.
-fn ages(table: &SharedTable, slot: u32) -> Option<Ages> {
-    let entry = table.entry(slot)?;
-    // SAFETY: the slot exists; kernel programs write aligned words.
+/// The times of the flow with this tag.
+fn ages(table: &SharedTable, tag: u64) -> Option<Ages> {
+    let entry = table.entry(tag::entry(tag))?;
+    // SAFETY: the entry exists; kernel programs write aligned words.
     unsafe { Ages::read(&raw const (*entry).state) }
 }
 

@@ -45,8 +45,8 @@ const PROGRAMS: [Program; 6] = [
 ];
 /// All that is shipped, but for the clock: no row of the file, since no flow meter can do without.
 const NO_CLOCK: &str = "without clock";
-/// Slots of the table, and of the hash map, at least: as many as by default.
-const SLOTS: u32 = 1 << 18;
+/// Flows that the table, and the hash map, have room for at least: as many as by default.
+const ROOM: u32 = 1 << 18;
 
 struct Program {
     name: &'static str,
@@ -95,11 +95,10 @@ pub fn run(options: &Options) -> Result<()> {
     );
     let mut rows = Vec::new();
     for &flows in &options.flows {
-        // No flow of half as many as there are slots fails to find one.
-        let slots = SLOTS.max((flows * 2).next_power_of_two());
+        let room = ROOM.max(flows);
         for distribution in [Distribution::Uniform, Distribution::Zipf] {
             for ip in [4, 6] {
-                let measured = measure(options, flows, slots, distribution, ip)?;
+                let measured = measure(options, flows, room, distribution, ip)?;
                 let above = |name| find(&measured, name).map(|row| row.above_empty_ns);
                 println!(
                     "{flows:>8} {:<8} {ip:>3} {:>7.0} {:>7.0} {:>10.0} {:>8.0} {:>14.0} {:>17.0} {:>9.2} {:>9.3}",
@@ -132,14 +131,14 @@ fn find<'a>(rows: &'a [Row], program: &str) -> Result<&'a Row> {
 fn measure(
     options: &Options,
     flows: u32,
-    slots: u32,
+    room: u32,
     distribution: Distribution,
     ip: u8,
 ) -> Result<Vec<Row>> {
     let entries: Vec<&str> = PROGRAMS.iter().map(|program| program.entry).collect();
     let mut laboratory = Laboratory::load(&Setup {
         programs: &entries,
-        flows: slots,
+        flows: room,
         traffic: Traffic::Sequence(sequence(flows, distribution)),
         ..Setup::default()
     })?;

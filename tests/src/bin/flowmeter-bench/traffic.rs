@@ -22,7 +22,8 @@ pub fn frame(ip: u8, payload: usize) -> Vec<u8> {
     let packet = if ip == 4 {
         Packet::ipv4("10.0.0.0", "192.0.2.1")
     } else {
-        Packet::ipv6("2001:db8::", "2001:db8:1::c000:201")
+        // Turning a packet round exchanges the last words of its addresses only.
+        Packet::ipv6("2001:db8::a00:0", "2001:db8::c000:201")
     };
     packet.with(Transport::tcp(1024, 443).flags(tcp::ACK).payload(vec![0; payload])).build()
 }
