@@ -229,6 +229,10 @@ pub struct Pcap {
     /// Captures read at the same time; by default as many as there are processors. The output does not depend on it.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,
+    /// Write verdicts on flows that live, too, at 8, 16, 32, ... packets, where the pre-filter would act on them: `evaluate`
+    /// then says what it would spare the inspector, and what it would miss.
+    #[arg(long)]
+    pub checkpoints: bool,
     /// How flows are written.
     #[command(flatten)]
     pub writing: Writing,

@@ -48,7 +48,6 @@ fn log() -> Vec<Value> {
         flow("10.0.0.3", 443, 0.3, "benign", 300),
         // Its score would clear it: it is unlike the training.
         flow("10.0.0.3", 443, 0.1, "unknown", 100),
-        json!({"event": "verdict", "score": 0.5, "verdict": "unknown"}),
         json!({"event": "stats"}),
         json!({"event": "aggregate", "score": 0.9, "verdict": "malicious"}),
         flow("10.0.0.9", 443, 0.1, "benign", 100),
@@ -92,12 +91,96 @@ fn a_small_case_by_hand() -> Result<()> {
     assert!(is(&spared["as_judged"]["missed"], 0.0), "{spared:#}");
     // No threshold spares more without missing any, since what is unlike the training is never cleared.
     assert!(is(&spared["at_missed"][0][1]["bytes"], 0.8), "{spared:#}");
-    let expected = json!({"not_ended": 2, "aggregates": 1, "without_truth": 1, "left_open": 0, "not_scored": 1,
+    let expected = json!({"not_ended": 1, "aggregates": 1, "without_truth": 1, "left_open": 0, "not_scored": 1,
                           "malformed": 0, "damaged": 0});
     assert_eq!(figures["left_out"], expected);
     let page = std::fs::read_to_string(page)?;
     assert!(page.contains("<svg") && page.contains("guessing") && page.contains("prefers-color-scheme"));
     assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<script"));
+    Ok(())
+}
+
+/// Verdicts on living flows: of what came after each, and before the next, benign traffic is spared or malicious missed.
+#[test]
+fn what_a_prefilter_would_spare() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let row = |event: &str, source: &str, packets: u64, bytes: u64, score: f64, verdict: &str| {
+        json!({"event": event, "observed": "day.pcap", "timestamp": "2026-01-01T00:00:00Z", "src_ip": source, "src_port": 4000,
+               "dst_ip": "192.0.2.1", "dst_port": 443, "protocol": 6, "packets": packets, "bytes": bytes, "score": score,
+               "verdict": verdict, "model": "m"})
+    };
+    let rows = [
+        // Cleared after 8 packets, taken back after 16, cleared again after 32 of 40.
+        row("verdict", "10.0.0.1", 8, 800, 0.2, "benign"),
+        row("verdict", "10.0.0.2", 8, 100, 0.3, "benign"),
+        row("verdict", "10.0.0.1", 16, 1600, 0.6, "unknown"),
+        row("verdict", "10.0.0.1", 32, 3200, 0.1, "benign"),
+        row("flow", "10.0.0.1", 40, 4000, 0.9, "malicious"),
+        // Too short for any verdict while it lived.
+        row("flow", "10.0.0.3", 4, 1000, 0.1, "benign"),
+        // Malicious: one is seen too late, one in time, one never and too short to be cleared.
+        row("verdict", "10.0.0.4", 8, 100, 0.95, "malicious"),
+        row("flow", "10.0.0.2", 20, 300, 0.9, "malicious"),
+        row("flow", "10.0.0.4", 20, 300, 0.9, "malicious"),
+        row("flow", "10.0.0.5", 2, 300, 0.1, "benign"),
+        // It has not ended.
+        row("verdict", "10.0.0.6", 8, 100, 0.1, "benign"),
+    ];
+    let (log, truth) = written(folder.path(), &rows)?;
+    std::fs::write(&truth, "src_ip,label\n10.0.0.1,benign\n10.0.0.3,benign\n,malicious\n")?;
+    let (figures, code) = figures(&[log.as_os_str(), "--truth".as_ref(), truth.as_os_str()])?;
+    assert_eq!(code, Some(0));
+    let (spared, judged) = (&figures["spared"], &figures["spared"]["as_judged"]);
+    assert!(spared["by_checkpoints"] == true && figures["left_out"]["not_ended"] == 1, "{figures:#}");
+    assert!(is(&judged["bytes"], 1600.0 / 5000.0) && is(&judged["packets"], 16.0 / 44.0), "{spared:#}");
+    assert!(is(&judged["flows"], 0.5) && is(&judged["missed"], 1.0 / 3.0), "{spared:#}");
+    assert!(is(&spared["seen_too_late"], 0.5), "{spared:#}");
+    // Below 0.3 nothing malicious is cleared, and what came after the verdicts of 0.1 and 0.2 is spared.
+    assert!(is(&spared["at_missed"][0][1]["bytes"], 1600.0 / 5000.0), "{spared:#}");
+    assert!(is(&spared["at_missed"][0][1]["threshold"], 0.3), "{spared:#}");
+    Ok(())
+}
+
+/// A capture's checkpoints are those at which the kernel programs tell the agent.
+#[test]
+fn a_capture_has_its_checkpoints() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let captures: Vec<PathBuf> =
+        files(&sample_folder())?.into_iter().filter(|file| file.extension() == Some("zst".as_ref())).collect();
+    let log = folder.path().join("log");
+    let mut words: Vec<&OsStr> =
+        vec!["pcap".as_ref(), "--checkpoints".as_ref(), "--output".as_ref(), log.as_os_str()];
+    words.extend(captures.iter().map(|file| file.as_os_str()));
+    let output = run(&words)?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut living: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let mut found = 0;
+    for line in std::fs::read_to_string(&log)?.lines() {
+        let row: Value = serde_json::from_str(line)?;
+        let columns =
+            ["observed", "timestamp", "community_id", "src_ip", "src_port", "dst_ip", "protocol", "vlan"];
+        let name = columns.map(|column| row[column].to_string()).join(" ");
+        let packets = row["packets"].as_u64().context("packets")?;
+        if row["event"] == "verdict" {
+            ensure!(row["score"].is_number() && row["stage"] == "checkpoint", "{row}");
+            living.entry(name).or_default().push(packets);
+            continue;
+        }
+        let expected: Vec<u64> = (3..).map(|power| 1 << power).take_while(|at| *at <= packets).collect();
+        let told = living.remove(&name).unwrap_or_default();
+        ensure!(told == expected, "{told:?} of {row}");
+        found += told.len();
+    }
+    ensure!(living.is_empty() && found > 100, "{found} checkpoints, and some of no flow: {living:?}");
+    let refused = run(&[
+        "pcap".as_ref(),
+        "--checkpoints".as_ref(),
+        "--format".as_ref(),
+        "csv".as_ref(),
+        captures[0].as_os_str(),
+    ])?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(!refused.status.success() && said.contains("--format jsonl"), "{said}");
     Ok(())
 }
 

@@ -184,6 +184,9 @@ fn over_a_cable() -> Result<()> {
         before >> 20,
         most >> 20
     );
-    ensure!(most - before < printed << 20, "memory grew from {before} to {most} bytes, {printed} MiB were printed");
+    ensure!(
+        most - before < printed << 20,
+        "memory grew from {before} to {most} bytes, {printed} MiB were printed"
+    );
     Ok(())
 }

@@ -194,7 +194,12 @@ pub fn run(args: &Calibrate) -> Result<ExitCode> {
     if !captures.is_empty() {
         let shared = Arc::new(Mutex::new(flows));
         let mut pipeline = Pipeline::new(set, None, Box::new(Collector(Arc::clone(&shared))));
-        code = pcap::run_through(&captures, &args.parsing, &args.timing, None, &mut pipeline)?;
+        code = pcap::run_through(
+            &captures,
+            &pcap::Reading::new(&args.parsing, &args.timing),
+            None,
+            &mut pipeline,
+        )?;
         drop(pipeline);
         let Some(inner) = Arc::into_inner(shared) else {
             bail!("the flows are still in use; this is a defect of flowmeter")

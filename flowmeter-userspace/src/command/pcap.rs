@@ -13,12 +13,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Judges, SOME_FAILED, feature_set, judge};
-use crate::cli::{Parsing, Pcap, Timing};
+use crate::cli::{Format, Parsing, Pcap, Timing};
 use crate::pipeline::Pipeline;
 use crate::record::FlowRecord;
 use crate::sink::{self, table::Extent};
@@ -48,11 +48,30 @@ enum Message {
 pub fn run(args: &Pcap) -> Result<ExitCode> {
     let set = feature_set(&args.writing.set)?;
     let judge = judge(Judges::of(&args.scoring)?.as_ref())?;
+    ensure!(
+        !args.checkpoints || (args.writing.format == Format::Jsonl && judge.is_some()),
+        "--checkpoints writes verdicts on flows that live, which needs a model and `--format jsonl`: a table has one row a flow"
+    );
     let extent = Extent { scored: judge.is_some(), several: args.files.len() > 1 };
     let out = sink::open(&args.output)?;
     let sink = sink::make(args.writing.format, out, set, extent, args.writing.features)?;
     let mut pipeline = Pipeline::new(set, judge, sink);
-    run_through(&args.files, &args.parsing, &args.timing, args.jobs, &mut pipeline)
+    let reading = Reading { checkpoints: args.checkpoints, ..Reading::new(&args.parsing, &args.timing) };
+    run_through(&args.files, &reading, args.jobs, &mut pipeline)
+}
+
+/// How captures are read, as it was asked for.
+pub struct Reading<'a> {
+    parsing: &'a Parsing,
+    timing: &'a Timing,
+    checkpoints: bool,
+}
+
+impl<'a> Reading<'a> {
+    /// Flows as they end.
+    pub fn new(parsing: &'a Parsing, timing: &'a Timing) -> Self {
+        Self { parsing, timing, checkpoints: false }
+    }
 }
 
 /// Takes captures through all stages, and says what was found.
@@ -61,13 +80,16 @@ pub fn run(args: &Pcap) -> Result<ExitCode> {
 /// The output is wrong.
 pub fn run_through(
     files: &[PathBuf],
-    parsing: &Parsing,
-    timing: &Timing,
+    reading: &Reading<'_>,
     jobs: Option<u16>,
     pipeline: &mut Pipeline,
 ) -> Result<ExitCode> {
-    let settings =
-        Settings { timeouts: timing.timeouts(), look: parsing.look(), context: pipeline.needs_context() };
+    let settings = Settings {
+        timeouts: reading.timing.timeouts(),
+        look: reading.parsing.look(),
+        context: pipeline.needs_context(),
+        checkpoints: reading.checkpoints,
+    };
     let stop = stop_on_signal()?;
     let jobs = jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
     let mut found = Found::default();

@@ -159,10 +159,19 @@ fn curves_of(page: &mut String, report: &Report) {
                 judged.bytes, judged.missed
             ),
         }];
+        let counted = match spared.by_checkpoints {
+            true => {
+                "Of each flow counts what came after a verdict while it lived; it is missed as soon as one of its packets is spared."
+            }
+            false => "Flows count whole.",
+        };
         card(
             page,
             "Traffic reduction",
-            "What benign traffic need not go on to a deeper look, against the malicious flows that it would not see, over the benign threshold. Flows count whole.",
+            &format!(
+                "What benign traffic need not go on to a deeper look, against the malicious flows that it would not see, over the \
+                 benign threshold. {counted}"
+            ),
             &plot(
                 "Traffic reduction",
                 Axis::share("malicious flows missed"),

@@ -12,7 +12,7 @@ mod plot;
 pub mod text;
 pub mod truth;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -32,13 +32,50 @@ const MISSES: [f64; 4] = [1e-3, 1e-2, 5e-2, 1e-1];
 /// Bars of the histograms of scores.
 const BARS: usize = 40;
 
-/// A flow that counts.
+/// A verdict on a flow, at its end or while it lived.
 #[derive(Clone, Copy, Debug)]
-struct Flow {
+struct Judgement {
     score: f64,
     verdict: Verdict,
+    /// Bytes so far.
     bytes: f64,
+    /// Packets so far.
     packets: f64,
+}
+
+/// A flow that counts.
+#[derive(Clone, Debug)]
+struct Flow {
+    end: Judgement,
+    /// At its checkpoints, in their order, as far as they were written.
+    checkpoints: Vec<Judgement>,
+}
+
+/// A part of a flow's traffic, and what was said before it came.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    score: f64,
+    verdict: Verdict,
+    /// Bytes and packets.
+    load: [f64; 2],
+}
+
+impl Flow {
+    /// What a pre-filter could spare of it: what came after each checkpoint's verdict, or the flow as a whole by its last one
+    /// where verdicts on living flows were not written.
+    fn parts(&self, by_checkpoints: bool) -> Vec<Part> {
+        if !by_checkpoints {
+            let Judgement { score, verdict, bytes, packets } = self.end;
+            return vec![Part { score, verdict, load: [bytes, packets] }];
+        }
+        let ends = self.checkpoints.iter().skip(1).chain([&self.end]);
+        let part = |(at, end): (&Judgement, &Judgement)| Part {
+            score: at.score,
+            verdict: at.verdict,
+            load: [(end.bytes - at.bytes).max(0.0), (end.packets - at.packets).max(0.0)],
+        };
+        self.checkpoints.iter().zip(ends).map(part).collect()
+    }
 }
 
 /// Rows that do not count, by reason.
@@ -64,6 +101,10 @@ pub struct LeftOut {
 #[derive(Default)]
 pub struct Evaluation {
     groups: BTreeMap<(String, String, bool), Vec<Flow>>,
+    /// What was said of flows whose end has not come yet, by what tells them apart.
+    living: HashMap<String, Vec<Judgement>>,
+    /// Something was.
+    by_checkpoints: bool,
     left_out: LeftOut,
     models: BTreeSet<String>,
     thresholds: BTreeSet<u64>,
@@ -122,11 +163,17 @@ pub struct AtLimit {
     pub precision: Option<f64>,
 }
 
-/// Traffic that needs no deeper look. A flow counts whole, although its first packets pass before its verdict.
+/// Traffic that needs no deeper look.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Spared {
+    /// True if what counts is what came after each verdict on a living flow, and a flow is missed if any of its packets would
+    /// have been spared. Otherwise each flow counts whole, by its last verdict, although its first packets pass before any.
+    pub by_checkpoints: bool,
     /// By the verdicts as they were given.
     pub as_judged: Reduction,
+    /// Of the malicious flows that the model sees, which are those called malicious in the end, the share of which packets were
+    /// spared before. None if verdicts on living flows were not written.
+    pub seen_too_late: Option<f64>,
     /// For shares of malicious flows missed: the most that can be spared. Chosen on these very scores.
     pub at_missed: Vec<(f64, Reduction)>,
     /// Over the benign threshold. Flows that the model takes for unlike its training are never cleared.
@@ -185,6 +232,7 @@ impl Evaluation {
         match row.text("event").as_deref() {
             None | Some("flow") => {}
             Some("aggregate") => return self.left_out.aggregates += 1,
+            Some("verdict") => return self.take_living(row),
             Some(_) => return self.left_out.not_ended += 1,
         }
         // In tables an aggregate is told by how it ended.
@@ -205,8 +253,13 @@ impl Evaluation {
         let Some(malicious) = malicious else {
             return self.left_out.left_open += 1;
         };
-        match flow(row) {
-            Ok(Some(flow)) => self.groups.entry((source, category, malicious)).or_default().push(flow),
+        // Before it is known whether the flow counts, so that what was said of it does not stay.
+        let checkpoints = self.said_of(row);
+        match judgement(row) {
+            Ok(Some(end)) => {
+                let flow = Flow { end, checkpoints };
+                self.groups.entry((source, category, malicious)).or_default().push(flow);
+            }
             Ok(None) => return self.left_out.not_scored += 1,
             Err(error) => return self.malformed(&error),
         }
@@ -217,6 +270,26 @@ impl Evaluation {
         }
         if let Some(threshold) = row.number("threshold") {
             self.thresholds.insert(threshold.to_bits());
+        }
+    }
+
+    /// Takes what was said of a flow that lived.
+    fn take_living(&mut self, row: &dyn Row) {
+        match judgement(row) {
+            Ok(Some(judgement)) => {
+                self.by_checkpoints = true;
+                self.living.entry(identity(row)).or_default().push(judgement);
+            }
+            Ok(None) => self.left_out.not_scored += 1,
+            Err(error) => self.malformed(&error),
+        }
+    }
+
+    /// What was said of this flow, which has ended, while it lived.
+    fn said_of(&mut self, row: &dyn Row) -> Vec<Judgement> {
+        match self.living.is_empty() {
+            true => Vec::new(),
+            false => self.living.remove(&identity(row)).unwrap_or_default(),
         }
     }
 
@@ -247,16 +320,18 @@ impl Evaluation {
             let models: Vec<_> = self.models.into_iter().collect();
             bail!("flows were judged by several models ({}); evaluate one at a time", models.join(", "));
         }
-        let called_benign = self.groups.values().flatten().filter(|f| f.verdict == Verdict::Benign);
+        self.left_out.not_ended += self.living.values().map(|said| said.len() as u64).sum::<u64>();
+        let said = self.groups.values().flatten().flat_map(|flow| flow.checkpoints.iter().chain([&flow.end]));
+        let called_benign = said.filter(|said| said.verdict == Verdict::Benign);
         // A flow that is unknown although its score would clear it is unlike what the model was trained on.
-        let clears = called_benign.map(|f| f.score).fold(f64::NEG_INFINITY, f64::max);
+        let clears = called_benign.map(|said| said.score).fold(f64::NEG_INFINITY, f64::max);
         let groups: Vec<Group> = self.groups.iter().map(|(key, flows)| group(key, flows)).collect();
         let macro_means = rates(&groups, base_rate, |_| 1.0);
         let pooled = rates(&groups, base_rate, |group| group.flows as f64);
         let mut points = Vec::new();
         for ((_, _, malicious), flows) in &self.groups {
             let weight = 1.0 / flows.len() as f64;
-            points.extend(flows.iter().map(|f| Point { score: f.score, malicious: *malicious, weight }));
+            points.extend(flows.iter().map(|f| Point { score: f.end.score, malicious: *malicious, weight }));
         }
         let histogram = histogram(&points);
         let curve = roc(&mut points);
@@ -266,7 +341,7 @@ impl Evaluation {
         });
         let bytes = |verdict: Option<Verdict>| -> f64 {
             let flows = self.groups.values().flatten();
-            flows.filter(|f| verdict.is_none_or(|v| f.verdict == v)).map(|f| f.bytes).sum()
+            flows.filter(|f| verdict.is_none_or(|v| f.end.verdict == v)).map(|f| f.end.bytes).sum()
         };
         let mut report = Report {
             model: std::mem::take(&mut self.models).into_iter().next(),
@@ -299,39 +374,74 @@ impl Evaluation {
         let total = |kind: bool, of: fn(&Flow) -> f64| -> f64 {
             self.groups.iter().filter(|((.., m), _)| *m == kind).flat_map(|(_, flows)| flows).map(of).sum()
         };
-        let quantities: [fn(&Flow) -> f64; 3] = [|f| f.bytes, |f| f.packets, |_| 1.0];
+        let quantities: [fn(&Flow) -> f64; 3] = [|f| f.end.bytes, |f| f.end.packets, |_| 1.0];
         let (all_malicious, all_benign) = (total(true, |_| 1.0), quantities.map(|of| total(false, of)));
         let (malicious_groups, benign_groups) = (number(true), number(false));
         if all_malicious == 0.0 || all_benign[2] == 0.0 {
             return None;
         }
+        // Of each group, or of all: flows called malicious in the end, and those of them that were cleared before.
+        let mut seen: Vec<[f64; 2]> = Vec::new();
         for ((.., malicious), flows) in &self.groups {
+            if *malicious && (by_group || seen.is_empty()) {
+                seen.push([0.0; 2]);
+            }
             let sums = quantities.map(|of| flows.iter().map(of).sum::<f64>());
+            let share = |i: usize| {
+                let whole = if by_group { sums[i] * benign_groups } else { all_benign[i] };
+                if whole == 0.0 { 0.0 } else { 1.0 / whole }
+            };
+            let shares = [share(0), share(1), share(2)];
+            let missed = if by_group { 1.0 / (sums[2] * malicious_groups) } else { 1.0 / all_malicious };
             for flow in flows {
-                let part = |i: usize| {
-                    let whole = if by_group { sums[i] * benign_groups } else { all_benign[i] };
-                    if whole == 0.0 { 0.0 } else { quantities[i](flow) / whole }
+                let parts = flow.parts(self.by_checkpoints);
+                let clearing = |part: &Part| {
+                    let foreign = part.verdict == Verdict::Unknown && part.score <= clears;
+                    if foreign { f64::INFINITY } else { part.score }
                 };
-                let (missed, spared) = match (malicious, by_group) {
-                    (true, true) => (1.0 / (sums[2] * malicious_groups), [0.0; 3]),
-                    (true, false) => (1.0 / all_malicious, [0.0; 3]),
-                    (false, _) => (0.0, [part(0), part(1), part(2)]),
+                // The flow itself: it is missed, or spared, as soon as a part of it is.
+                let (earliest, cleared) = parts.iter().fold((f64::INFINITY, false), |(least, any), part| {
+                    (least.min(clearing(part)), any || part.verdict == Verdict::Benign)
+                });
+                let whole = match malicious {
+                    true => Load { score: earliest, missed, spared: [0.0; 3] },
+                    false => Load { score: earliest, missed: 0.0, spared: [0.0, 0.0, shares[2]] },
                 };
-                if flow.verdict == Verdict::Benign {
-                    judged.missed += missed;
-                    judged.bytes += spared[0];
-                    judged.packets += spared[1];
-                    judged.flows += spared[2];
+                if *malicious
+                    && flow.end.verdict == Verdict::Malicious
+                    && let Some([number, too_late]) = seen.last_mut()
+                {
+                    *number += 1.0;
+                    *too_late += f64::from(u8::from(cleared));
                 }
-                let foreign = flow.verdict == Verdict::Unknown && flow.score <= clears;
-                loads.push(Load { score: if foreign { f64::INFINITY } else { flow.score }, missed, spared });
+                if cleared {
+                    judged.missed += whole.missed;
+                    judged.flows += whole.spared[2];
+                }
+                loads.push(whole);
+                for part in parts.iter().filter(|_| !malicious) {
+                    let spared = [part.load[0] * shares[0], part.load[1] * shares[1], 0.0];
+                    if part.verdict == Verdict::Benign {
+                        judged.bytes += spared[0];
+                        judged.packets += spared[1];
+                    }
+                    loads.push(Load { score: clearing(part), missed: 0.0, spared });
+                }
             }
         }
         judged.threshold = if clears.is_finite() { clears.next_up() } else { 0.0 };
         let mut curve = reduction(&mut loads);
         curve.retain(|point| point.threshold.is_finite());
         let at_missed = MISSES.iter().filter_map(|&limit| Some((limit, at_missed(&curve, limit)?))).collect();
-        Some(Spared { as_judged: judged, at_missed, curve: thinned_reduction(&curve) })
+        let shares: Vec<f64> = seen.iter().filter(|[n, _]| *n > 0.0).map(|[n, late]| late / n).collect();
+        let late = (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64);
+        Some(Spared {
+            by_checkpoints: self.by_checkpoints,
+            seen_too_late: late.filter(|_| self.by_checkpoints),
+            as_judged: judged,
+            at_missed,
+            curve: thinned_reduction(&curve),
+        })
     }
 
     fn why_empty(&self) -> String {
@@ -368,8 +478,8 @@ fn own_truth(row: &dyn Row) -> Result<Option<Known>> {
     }))
 }
 
-/// What counts of a flow; None if it was not scored.
-fn flow(row: &dyn Row) -> Result<Option<Flow>> {
+/// What was said; None if nothing was.
+fn judgement(row: &dyn Row) -> Result<Option<Judgement>> {
     let verdict = match row.text("verdict").as_deref() {
         Some("malicious") => Verdict::Malicious,
         Some("benign") => Verdict::Benign,
@@ -383,12 +493,36 @@ fn flow(row: &dyn Row) -> Result<Option<Flow>> {
     }
     // The log and our own tables name them differently; tables of other tools have neither.
     let either = |one, other| row.number(one).or_else(|| row.number(other)).unwrap_or(0.0).max(0.0);
-    Ok(Some(Flow {
+    Ok(Some(Judgement {
         score,
         verdict,
         bytes: either("flow_bytes", "bytes"),
         packets: either("flow_packets", "packets"),
     }))
+}
+
+/// What tells a flow from all others, while it lives as at its end.
+fn identity(row: &dyn Row) -> String {
+    const COLUMNS: [&str; 12] = [
+        "observed",
+        "timestamp",
+        "community_id",
+        "src_ip",
+        "src_port",
+        "dst_ip",
+        "dst_port",
+        "protocol",
+        "vlan",
+        "inner_vlan",
+        "tunnel",
+        "tunnel_id",
+    ];
+    let mut identity = String::new();
+    for column in COLUMNS {
+        identity.push_str(row.text(column).as_deref().unwrap_or_default());
+        identity.push('\n');
+    }
+    identity
 }
 
 /// A flow in words, for a message.
@@ -407,9 +541,9 @@ fn describe(row: &dyn Row) -> String {
 
 fn group((source, category, malicious): &(String, String, bool), flows: &[Flow]) -> Group {
     let count = flows.len() as f64;
-    let share = |verdict| flows.iter().filter(|f| f.verdict == verdict).count() as f64 / count;
-    let bytes: f64 = flows.iter().map(|f| f.bytes).sum();
-    let cleared = flows.iter().filter(|f| f.verdict == Verdict::Benign).map(|f| f.bytes).sum::<f64>();
+    let share = |verdict| flows.iter().filter(|f| f.end.verdict == verdict).count() as f64 / count;
+    let bytes: f64 = flows.iter().map(|f| f.end.bytes).sum();
+    let cleared = flows.iter().filter(|f| f.end.verdict == Verdict::Benign).map(|f| f.end.bytes).sum::<f64>();
     let flagged = share(Verdict::Malicious);
     Group {
         source: source.clone(),

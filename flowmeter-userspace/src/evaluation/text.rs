@@ -80,16 +80,19 @@ impl Display for Text<'_> {
             writeln!(f, "{name:45} {:>12} {:>12}", Share(of(macro_means)), Share(of(pooled)))?;
         }
         if let (Some(one), Some(other)) = (&self.0.spared, &self.0.spared_pooled) {
-            writeln!(
-                f,
-                "{:45} {:12.3} {:12.3}",
-                "benign bytes called benign", one.as_judged.bytes, other.as_judged.bytes
-            )?;
-            writeln!(
-                f,
-                "{:45} {:12.3} {:12.3}",
-                "benign packets called benign", one.as_judged.packets, other.as_judged.packets
-            )?;
+            let late = [one.seen_too_late, other.seen_too_late];
+            let (one, other) = (one.as_judged, other.as_judged);
+            let mut line = |name: &str, one, other| writeln!(f, "{name:45} {one:12.3} {other:12.3}");
+            if self.0.spared.as_ref().is_some_and(|spared| spared.by_checkpoints) {
+                line("benign bytes that a pre-filter spares", one.bytes, other.bytes)?;
+                line("benign packets that it spares", one.packets, other.packets)?;
+                line("malicious flows of which it spares a packet", one.missed, other.missed)?;
+                let [one, other] = late.map(Share);
+                writeln!(f, "{:45} {one:>12} {other:>12}", "  of those called malicious in the end")?;
+            } else {
+                line("benign bytes called benign", one.bytes, other.bytes)?;
+                line("benign packets called benign", one.packets, other.packets)?;
+            }
         }
         writeln!(f, "{:45} {:>12}", "area under the ROC curve", Share(self.0.roc_auc))?;
         if !self.0.at_fpr.is_empty() {
@@ -105,8 +108,9 @@ impl Display for Text<'_> {
                 )?;
             }
         }
-        if let Some(spared) = &self.0.spared {
-            writeln!(f, "What need not be looked at deeper, likewise:")?;
+        let both = [(&self.0.spared, "groups alike"), (&self.0.spared_pooled, "all flows alike")];
+        for (spared, weighed) in both.iter().filter_map(|(spared, name)| Some((spared.as_ref()?, name))) {
+            writeln!(f, "What need not be looked at deeper, likewise ({weighed}):")?;
             for (limit, at) in &spared.at_missed {
                 writeln!(
                     f,

@@ -69,6 +69,15 @@ pub trait Give {
     #[inline]
     fn opened(&mut self, _entry: &Entry, _now: u64) {}
 
+    /// A living flow has reached a checkpoint.
+    ///
+    /// # Errors
+    /// It cannot be taken any further.
+    #[inline]
+    fn checkpoint(&mut self, _entry: &Entry, _now: u64) -> Result<()> {
+        Ok(())
+    }
+
     /// A flow has ended and is given soon, after others that end at once have been announced.
     #[inline]
     fn ending(&mut self, _entry: &Entry, _now: u64) {}
@@ -240,6 +249,9 @@ impl Flows {
         let updated = self.entries.get_mut(slot).state.update(packet, self.now);
         if opened {
             give.opened(self.entries.get(slot), self.now);
+        }
+        if updated.checkpoint {
+            give.checkpoint(self.entries.get(slot), self.now)?;
         }
         if updated.closed {
             self.timers.arm(slot, self.now + self.timeouts.linger);

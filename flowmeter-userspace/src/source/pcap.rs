@@ -14,7 +14,7 @@ use flowmeter_common::parse::{Look, parse_link};
 use super::capture::CaptureReader;
 use super::flows::{Flows, Give, Parsed, TOGETHER, Totals};
 use crate::context::Context;
-use crate::record::FlowRecord;
+use crate::record::{FlowRecord, Stage};
 
 /// Frames between two reports of progress.
 const PROGRESS_PERIOD: u64 = 65_536;
@@ -28,6 +28,8 @@ pub struct Settings {
     pub look: Look,
     /// What surrounds a flow is asked for.
     pub context: bool,
+    /// Flows are given at their checkpoints, too, as the agent on an interface sees them.
+    pub checkpoints: bool,
 }
 
 /// Seed of the context's hashes: a capture has no adversary who could learn it, and a result that can be repeated.
@@ -36,13 +38,24 @@ const SEED: u64 = 0x1319_8a2e_0370_7344;
 /// Makes records of a capture's entries, with what surrounds them if that is asked for.
 pub struct Recorder<G> {
     context: Option<Context>,
+    checkpoints: bool,
     give: G,
 }
 
 impl<G: FnMut(FlowRecord) -> Result<()>> Recorder<G> {
-    /// Records go to `give`.
+    /// Records go to `give`, of flows that have ended.
     pub fn new(context: bool, give: G) -> Self {
-        Self { context: context.then(|| Context::new(SEED)), give }
+        Self { context: context.then(|| Context::new(SEED)), checkpoints: false, give }
+    }
+
+    /// If they are asked for, also of flows that live, at their checkpoints.
+    pub fn at_checkpoints(self, checkpoints: bool) -> Self {
+        Self { checkpoints, ..self }
+    }
+
+    fn record(&mut self, entry: &Entry, stage: Stage, now: u64) -> Result<()> {
+        let context = self.context.as_mut().map(|context| Box::new(context.around(entry, now)));
+        (self.give)(FlowRecord { entry: *entry, stage, clock_offset: 0, context })
     }
 }
 
@@ -59,9 +72,16 @@ impl<G: FnMut(FlowRecord) -> Result<()>> Give for Recorder<G> {
         }
     }
 
+    fn checkpoint(&mut self, entry: &Entry, now: u64) -> Result<()> {
+        match self.checkpoints {
+            // There is no slot that a verdict could go into.
+            true => self.record(entry, Stage::Checkpoint { entry: 0 }, now),
+            false => Ok(()),
+        }
+    }
+
     fn give(&mut self, entry: &Entry, why: EndReason, now: u64) -> Result<()> {
-        let context = self.context.as_mut().map(|context| Box::new(context.around(entry, now)));
-        (self.give)(FlowRecord { context, ..FlowRecord::of_capture(entry, why) })
+        self.record(entry, Stage::End(why), now)
     }
 }
 
@@ -95,7 +115,7 @@ pub fn read(
 ) -> Result<Summary> {
     let mut summary = Summary::default();
     let mut flows = Flows::new(settings.timeouts);
-    let mut give = Recorder::new(settings.context, give);
+    let mut give = Recorder::new(settings.context, give).at_checkpoints(settings.checkpoints);
     let mut reader = match CaptureReader::open_until(path, Arc::clone(stop)) {
         Ok(reader) => reader,
         Err(problem) => {

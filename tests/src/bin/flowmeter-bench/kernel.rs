@@ -133,13 +133,7 @@ fn find<'a>(rows: &'a [Row], program: &str) -> Result<&'a Row> {
 }
 
 /// All programs on one kind of traffic.
-fn measure(
-    options: &Options,
-    flows: u32,
-    room: u32,
-    distribution: Distribution,
-    ip: u8,
-) -> Result<Vec<Row>> {
+fn measure(options: &Options, flows: u32, room: u32, distribution: Distribution, ip: u8) -> Result<Vec<Row>> {
     let entries: Vec<&str> = PROGRAMS.iter().map(|program| program.entry).collect();
     let mut laboratory = Laboratory::load(&Setup {
         programs: &entries,
