@@ -145,8 +145,10 @@ fn what_a_prefilter_would_spare() -> Result<()> {
 #[test]
 fn a_capture_has_its_checkpoints() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let captures: Vec<PathBuf> =
-        files(&sample_folder())?.into_iter().filter(|file| file.extension() == Some("zst".as_ref())).collect();
+    let captures: Vec<PathBuf> = files(&sample_folder())?
+        .into_iter()
+        .filter(|file| file.extension() == Some("zst".as_ref()))
+        .collect();
     let log = folder.path().join("log");
     let mut words: Vec<&OsStr> =
         vec!["pcap".as_ref(), "--checkpoints".as_ref(), "--output".as_ref(), log.as_os_str()];
