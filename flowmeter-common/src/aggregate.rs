@@ -9,12 +9,12 @@ use crate::config::{SECOND, Timeouts};
 use crate::flow::Opening;
 use crate::key::{FlowKey, kind, mapped_ipv4};
 use crate::packet::{Packet, protocol, tcp_flags};
-use crate::table::WAYS;
+use crate::table::Buckets;
 
 /// Entries of the aggregates' table: services that are told apart at once while the flow table is full.
 pub const SERVICES: u32 = 1024;
-/// Its buckets: with two slots for each entry, as the flow table has.
-pub const BUCKETS: u32 = SERVICES * 2 / WAYS as u32;
+/// Its buckets.
+pub const BUCKETS: Buckets = Buckets::for_flows(SERVICES);
 
 /// How long packets are added up; then the aggregate is given out and a new one begins.
 pub const PERIOD: u64 = 10 * SECOND;

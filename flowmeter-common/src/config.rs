@@ -1,5 +1,7 @@
 //! What the agent sets in the kernel programs before they are loaded.
 
+use crate::table::Buckets;
+
 /// Nanoseconds in a second.
 pub const SECOND: u64 = 1_000_000_000;
 
@@ -39,14 +41,16 @@ pub struct KernelConfig {
     pub timeouts: Timeouts,
     /// Keys the flow hash.
     pub hash_seed: u64,
-    /// Number of buckets less one; a power of two less one.
-    pub bucket_mask: u32,
+    /// How many buckets the table has.
+    pub buckets: Buckets,
     /// Odd number that maps each watched interface index to a counter slot of its own, see [`counter_slot`].
     pub interface_multiplier: u32,
     /// 1 if an event is wanted for each opened flow.
     pub events_opened: u32,
     /// 1 if tunnels are looked into, see [`crate::parse::Look`].
     pub tunnels: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 /// Counter slot of an interface: the top six bits of a product. The agent searches a multiplier that gives each

@@ -1,8 +1,13 @@
 //! How kernel and agent share the memory that flows live in.
 //!
-//! The table is set-associative: a flow may sit in one of two buckets of eight slots. A bucket is one cache line of
-//! tags; a tag is 35 bits of the key's hash, a state, and the number of the flow's entry, which lies in another array.
-//! There are twice as many slots as entries, so that no flow fails to find a slot while there is a free entry.
+//! The table is set-associative: a flow may sit in one of two buckets, a near one of eight slots or a far one of sixteen.
+//! Eight tags fill a cache line; a tag is 35 bits of the key's hash, a state, and the number of the flow's entry, which
+//! lies in another array.
+//!
+//! There are so few near buckets that they stay in a cache, and a flow is in its near one unless that was full. As long as
+//! flows are few, which is most of the time, a packet waits for memory once, for its flow's entry, and not before that
+//! for the tag. Of far ones there are so many that, with all entries taken, fewer than one flow in a million finds both
+//! buckets full.
 //!
 //! Entries are handed out from a stack: what was given back last is taken first. Thus however large the table is, the flows
 //! that live lie close together, on as few pages as they need; were they strewn over all of it, most packets would wait for
@@ -56,8 +61,10 @@ use crate::lifecycle::ended_before;
 use crate::packet::Packet;
 use crate::reaction::mark;
 
-/// Slots of a bucket: eight tags fill a cache line.
+/// Slots of a line: eight tags fill a cache line.
 pub const WAYS: usize = 8;
+/// Lines that a flow may sit in: its near bucket is one, its far bucket two.
+pub const LINES: usize = 3;
 
 /// State of a tag, its two low bits.
 pub mod state {
@@ -120,8 +127,8 @@ pub mod tag {
 pub trait Memory {
     /// How tags are accessed.
     type Word: Word;
-    /// The tags of a bucket; `None` only if there is no such bucket.
-    fn bucket(&self, index: u32) -> Option<&[Self::Word; WAYS]>;
+    /// The tags of a bucket's line; `None` only if there is no such line.
+    fn line(&self, index: u32) -> Option<&[Self::Word; WAYS]>;
     /// The entry with this number; `None` only if there is none.
     fn entry(&self, number: u32) -> Option<*mut Entry>;
     /// Word 0 leads to the first free entry, word 1 + n from entry n to the next; `None` only if there is no such entry.
@@ -183,25 +190,55 @@ mod free_list {
     }
 }
 
+/// How many lines of tags there are in near and in far buckets, each less one; powers of two less one. The near ones come
+/// first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buckets {
+    /// Lines of near buckets.
+    pub near_mask: u32,
+    /// Lines of far ones.
+    pub far_mask: u32,
+}
+
+impl Buckets {
+    /// Most lines of near buckets: 256 KiB, a part of any processor's second-level cache.
+    const MOST_NEAR: u32 = 4096;
+
+    /// Of a table for so many flows, a power of two and at least eight: near a slot for each eight of them, far four slots
+    /// for each.
+    pub const fn for_flows(flows: u32) -> Self {
+        let (near, far) = (flows / 8 / WAYS as u32, flows / WAYS as u32 * 4);
+        let near = if near > Self::MOST_NEAR { Self::MOST_NEAR } else { near };
+        Self { near_mask: near.saturating_sub(1), far_mask: far - 1 }
+    }
+
+    /// Lines of all of them.
+    pub const fn lines(&self) -> u32 {
+        self.near_mask + 1 + self.far_mask + 1
+    }
+}
+
 /// Where a key may sit, and its tag less the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The two buckets, in the order in which they are looked at. They may be the same.
-    pub buckets: [u32; 2],
+    /// The lines of the near bucket and of the far one, in the order in which they are looked at.
+    pub lines: [u32; LINES],
     /// Those bits of the hash that stand in the tag, the others zero. Never zero.
     pub hash: u64,
 }
 
 impl Place {
-    /// Derives both buckets from the hash; `bucket_mask` is the number of buckets less one.
+    /// Derives both buckets from the hash: from bits that do not stand in the tag, and from different ones unless the table
+    /// is very large.
     #[inline(always)]
-    pub fn of(hash: u64, bucket_mask: u32) -> Self {
-        let first = (hash >> 32) as u32 & bucket_mask;
-        // Another 24 bits, spread by an odd multiplier, so that flows that share one bucket do not share the other.
-        let second = first ^ ((hash as u32 >> 8).wrapping_mul(0x9e37_79b1) >> 3);
+    pub const fn of(hash: u64, buckets: Buckets) -> Self {
+        let (near, far_begin) = ((hash >> 52) as u32 & buckets.near_mask, buckets.near_mask + 1);
+        // Either line of it first, as the lowest bit says.
+        let far = (hash >> 37) as u32 & buckets.far_mask;
         // A hash of zero would look empty.
         let hash = if hash & tag::HASH == 0 { state::MASK + 1 } else { hash & tag::HASH };
-        Self { buckets: [first, second & bucket_mask], hash }
+        Self { lines: [near, far_begin + far, far_begin + (far ^ 1)], hash }
     }
 }
 
@@ -232,8 +269,7 @@ pub struct Found {
 /// Why a packet has no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoSlot {
-    /// There is no free entry. (Or both buckets are full; with two slots for each entry that is rarer than one flow in
-    /// 10^11.)
+    /// There is no free entry; or both buckets are full.
     Full,
     /// Other CPUs kept claiming the same flow, or free entries.
     Contended,
@@ -334,14 +370,14 @@ impl Hit {
 pub fn find<M: Memory>(memory: &M, place: &Place, packet: &Packet) -> Hit {
     let wanted = place.hash | state::LIVE;
     let mut which = 0;
-    while which < 2 {
-        let index = place.buckets[which];
-        let Some(bucket) = memory.bucket(index) else {
+    while which < LINES {
+        let index = place.lines[which];
+        let Some(line) = memory.line(index) else {
             return Hit::NONE;
         };
         let mut way = 0;
         while way < WAYS {
-            let tag = bucket[way].load();
+            let tag = line[way].load();
             if tag & tag::IDENTITY == wanted {
                 let slot = index * WAYS as u32 + way as u32;
                 // At an address that depends on the tag, see the page of this module.
@@ -367,7 +403,7 @@ enum Open {
     Full,
 }
 
-/// Takes a free entry, and claims an empty slot, in the bucket that has more of them, and publishes a flow without packets in it.
+/// Takes a free entry, and claims an empty slot, near if there is one, and publishes a flow without packets in it.
 #[inline(always)]
 fn open<M: Opens>(memory: &M, place: &Place, packet: &Packet, opening: Opening) -> Open {
     let Some(spares) = memory.spares() else {
@@ -382,22 +418,25 @@ fn open<M: Opens>(memory: &M, place: &Place, packet: &Packet, opening: Opening) 
             Err(NoSlot::Contended) => return Open::Rival,
         }
     }
-    let (first, second) = (occupied(memory, place.buckets[0]), occupied(memory, place.buckets[1]));
-    let (index, mask) = if second.count_ones() < first.count_ones() {
-        (place.buckets[1], second)
-    } else {
-        (place.buckets[0], first)
-    };
-    if mask == (1 << WAYS) - 1 {
-        return Open::Full;
+    const FULL: u32 = (1 << WAYS) - 1;
+    let [near, far, beside] = place.lines;
+    let (mut index, mut mask) = (near, occupied(memory, near));
+    if mask == FULL {
+        (index, mask) = (far, occupied(memory, far));
+        if mask == FULL {
+            (index, mask) = (beside, occupied(memory, beside));
+            if mask == FULL {
+                return Open::Full;
+            }
+        }
     }
     // The compiler sees that a mask with a zero bit has fewer than eight trailing ones, and would drop the remainder;
     // the kernel's verifier does not see it.
     let way = core::hint::black_box(mask.trailing_ones()) as usize % WAYS;
-    let Some(bucket) = memory.bucket(index) else {
+    let Some(line) = memory.line(index) else {
         return Open::Full;
     };
-    let word = &bucket[way];
+    let word = &line[way];
     if !word.compare_exchange(state::EMPTY, place.hash | state::CLAIMING) {
         return Open::Rival;
     }
@@ -460,19 +499,19 @@ fn refill<M: Memory>(memory: &M, spares: &mut Spares) -> Result<(), NoSlot> {
     Err(NoSlot::Contended)
 }
 
-/// The slots of a bucket that are not empty, a bit for each.
+/// The slots of a line that are not empty, a bit for each.
 ///
 /// Read off the tags' state bits, of which one is set in every state but EMPTY: comparing would make a branch of
-/// each, and the kernel's verifier walk all 2^16 ways through two buckets.
+/// each, and the kernel's verifier walk all 2^24 ways through three lines.
 #[inline(always)]
 fn occupied<M: Memory>(memory: &M, index: u32) -> u32 {
-    let Some(bucket) = memory.bucket(index) else {
+    let Some(line) = memory.line(index) else {
         return (1 << WAYS) - 1;
     };
     let mut mask = 0;
     let mut way = 0;
     while way < WAYS {
-        let tag = bucket[way].load();
+        let tag = line[way].load();
         mask |= ((tag | tag >> 1) as u32 & 1) << way;
         way += 1;
     }
@@ -483,15 +522,15 @@ fn occupied<M: Memory>(memory: &M, index: u32) -> u32 {
 #[inline(always)]
 fn rival<M: Memory>(memory: &M, place: &Place, key: &FlowKey, own: u32) -> bool {
     let mut which = 0;
-    while which < 2 {
-        let index = place.buckets[which];
-        let Some(bucket) = memory.bucket(index) else {
+    while which < LINES {
+        let index = place.lines[which];
+        let Some(line) = memory.line(index) else {
             return false;
         };
         let mut way = 0;
         while way < WAYS {
             let slot = index * WAYS as u32 + way as u32;
-            let tag = bucket[way].load();
+            let tag = line[way].load();
             if slot != own {
                 if tag == place.hash | state::CLAIMING {
                     return true;
@@ -514,8 +553,8 @@ fn rival<M: Memory>(memory: &M, place: &Place, key: &FlowKey, own: u32) -> bool 
 /// Turns a live tag into a retired one; false if somebody else did.
 #[inline(always)]
 pub fn retire<M: Memory>(memory: &M, slot: u32, live_tag: u64) -> bool {
-    match memory.bucket(slot / WAYS as u32) {
-        Some(bucket) => bucket[slot as usize % WAYS].compare_exchange(live_tag, tag::retired(live_tag)),
+    match memory.line(slot / WAYS as u32) {
+        Some(line) => line[slot as usize % WAYS].compare_exchange(live_tag, tag::retired(live_tag)),
         None => false,
     }
 }
@@ -523,8 +562,8 @@ pub fn retire<M: Memory>(memory: &M, slot: u32, live_tag: u64) -> bool {
 /// Gives a retired slot back, and its flow's entry, after the grace period and after the entry has been copied. Agent
 /// only. Who is killed between the two leaves an entry that nobody uses until the table is made anew.
 pub fn free<M: Memory>(memory: &M, slot: u32, retired_tag: u64) {
-    if let Some(bucket) = memory.bucket(slot / WAYS as u32) {
-        bucket[slot as usize % WAYS].publish(state::EMPTY);
+    if let Some(line) = memory.line(slot / WAYS as u32) {
+        line[slot as usize % WAYS].publish(state::EMPTY);
     }
     let entry = tag::entry(retired_tag);
     let (Some(head), Some(link)) = (memory.free_word(0), memory.free_word(entry + 1)) else {

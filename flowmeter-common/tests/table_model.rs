@@ -57,7 +57,7 @@ impl Word for Tag {
     }
 }
 
-/// A table of one bucket, which is both buckets of every key.
+/// A table of which every key has one line of tags, beside lines that others have taken.
 struct Table {
     bucket: [Tag; WAYS],
     entries: *mut Entry,
@@ -83,8 +83,9 @@ impl Drop for Table {
 impl Memory for Table {
     type Word = Tag;
 
-    fn bucket(&self, _: u32) -> Option<&[Tag; WAYS]> {
-        Some(&self.bucket)
+    fn line(&self, index: u32) -> Option<&[Tag; WAYS]> {
+        const TAKEN: [Tag; WAYS] = [const { Tag::Taken }; WAYS];
+        Some(if index == 0 { &self.bucket } else { &TAKEN })
     }
 
     fn entry(&self, number: u32) -> Option<*mut Entry> {
@@ -106,8 +107,8 @@ struct Cpu<'a> {
 impl Memory for Cpu<'_> {
     type Word = Tag;
 
-    fn bucket(&self, index: u32) -> Option<&[Tag; WAYS]> {
-        self.table.bucket(index)
+    fn line(&self, index: u32) -> Option<&[Tag; WAYS]> {
+        self.table.line(index)
     }
 
     fn entry(&self, number: u32) -> Option<*mut Entry> {
@@ -240,7 +241,7 @@ impl Cpu<'_> {
 const OPENING: Opening = Opening { initiator: 0, earlier: 0 };
 
 fn place(packet: &Packet) -> Place {
-    Place { buckets: [0, 0], hash: (HASH ^ u64::from(packet.key.a_port) << 8) & tag::HASH }
+    Place { lines: [0, 1, 2], hash: (HASH ^ u64::from(packet.key.a_port) << 8) & tag::HASH }
 }
 
 /// A datagram of a flow.

@@ -6,7 +6,7 @@ use flowmeter_common::config::{KernelConfig, MAX_INTERFACES, Timeouts};
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::{Direction, Entry};
 use flowmeter_common::packet::Packet;
-use flowmeter_common::table::{Memory, Opens, Spares, WAYS, Word};
+use flowmeter_common::table::{Buckets, Memory, Opens, Spares, WAYS, Word};
 
 use crate::frame::SkbFacts;
 
@@ -18,10 +18,11 @@ pub const MMAPABLE: u32 = 1 << 10;
 static CONFIG: KernelConfig = KernelConfig {
     timeouts: Timeouts { idle: 0, active: 0, linger: 0 },
     hash_seed: 0,
-    bucket_mask: 0,
+    buckets: Buckets { near_mask: 0, far_mask: 0 },
     interface_multiplier: 1,
     events_opened: 0,
     tunnels: 0,
+    reserved: 0,
 };
 
 /// The settings as loaded.
@@ -156,7 +157,7 @@ impl Memory for Table {
     type Word = Tag;
 
     #[inline(always)]
-    fn bucket(&self, index: u32) -> Option<&[Tag; WAYS]> {
+    fn line(&self, index: u32) -> Option<&[Tag; WAYS]> {
         self.buckets.get(index)
     }
 

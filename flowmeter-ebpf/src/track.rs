@@ -129,7 +129,7 @@ pub fn look_up(ctx: &TcContext) -> Seen {
     react::note(parsed, now);
     // SAFETY: a value of a per-CPU map.
     let Parsed { packet, hash, .. } = unsafe { &*parsed };
-    let entry = find(&FLOWS, &Place::of(*hash, config().bucket_mask), packet).entry;
+    let entry = find(&FLOWS, &Place::of(*hash, config().buckets), packet).entry;
     if entry.is_null() { Seen::FOLDED } else { react::mark_of(entry) }
 }
 
@@ -237,7 +237,7 @@ fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> *mut Entry {
     // SAFETY: a value of a per-CPU map, looked up by the caller.
     let Parsed { packet, hash, .. } = unsafe { &*parsed };
     let config = config();
-    let place = Place::of(*hash, config.bucket_mask);
+    let place = Place::of(*hash, config.buckets);
     let mut opened = false;
     let Hit { mut slot, mut tag, mut entry } = find_living(&FLOWS, &place, packet, now, &config.timeouts);
     if entry.is_null() {
@@ -306,7 +306,7 @@ extern "C" fn flowmeter_open(now: u64) -> u64 {
     let config = config();
     // SAFETY: a value of a per-CPU map.
     let (hash, opening) = unsafe { ((*parsed).hash, Opening::of(&(*parsed).packet)) };
-    open(&FLOWS, parsed, Place::of(hash, config.bucket_mask), opening, now, &config.timeouts)
+    open(&FLOWS, parsed, Place::of(hash, config.buckets), opening, now, &config.timeouts)
 }
 
 /// Adds the packet in [`PARSED`], whose flow has no slot, to its aggregate, and returns 0; 1 if that has none either.
@@ -346,7 +346,7 @@ extern "C" fn flowmeter_open_aggregate(now: u64) -> u64 {
     open(
         &AGGREGATES,
         parsed,
-        Place::of(hash, aggregate::BUCKETS - 1),
+        Place::of(hash, aggregate::BUCKETS),
         aggregate::OPENING,
         now,
         &aggregate::TIMEOUTS,

@@ -125,10 +125,11 @@ impl Laboratory {
         let config = KernelConfig {
             timeouts: setup.timeouts,
             hash_seed: 0x1234_5678_9abc_def1,
-            bucket_mask: size.buckets() - 1,
+            buckets: size.buckets(),
             interface_multiplier: 1,
             events_opened: 0,
             tunnels: setup.look.tunnels.into(),
+            reserved: 0,
         };
         let (elements, mask) = match &setup.traffic {
             Traffic::AsGiven => (1, 0),

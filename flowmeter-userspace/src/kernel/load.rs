@@ -132,10 +132,11 @@ impl Kernel {
         let mut config = KernelConfig {
             timeouts: settings.timeouts,
             hash_seed: random_seed()?,
-            bucket_mask: settings.size.buckets() - 1,
+            buckets: settings.size.buckets(),
             interface_multiplier: multiplier,
             events_opened: 0,
             tunnels: settings.look.tunnels.into(),
+            reserved: 0,
         };
         let pins = settings.pin.as_deref().map(Pins::open).transpose()?;
         let adopted = match &pins {

@@ -11,7 +11,7 @@ use aya::util::nr_cpus;
 use flowmeter_common::aggregate;
 use flowmeter_common::flow::{Direction, Entry, completion};
 use flowmeter_common::reaction::mark;
-use flowmeter_common::table::{Memory, Spares, WAYS, Word, state, tag};
+use flowmeter_common::table::{Buckets, Memory, Spares, WAYS, Word, state, tag};
 
 /// Sizes of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,14 +61,14 @@ impl TableSize {
         self.flows + self.spare
     }
 
-    /// Slots: two for each flow.
-    pub fn slots(&self) -> u32 {
-        self.flows * 2
+    /// Buckets.
+    pub fn buckets(&self) -> Buckets {
+        Buckets::for_flows(self.flows)
     }
 
-    /// Buckets, a power of two.
-    pub fn buckets(&self) -> u32 {
-        self.slots() / WAYS as u32
+    /// Slots of all buckets.
+    pub fn slots(&self) -> u32 {
+        self.buckets().lines() * WAYS as u32
     }
 
     /// Words of the list of free entries: where it begins, and a link for each.
@@ -84,7 +84,7 @@ impl TableSize {
 
     /// The maps of a table whose names begin with `prefix`, with how many elements each has.
     pub fn maps(&self, prefix: &str) -> [(String, u32); 3] {
-        [("BUCKETS", self.buckets()), ("ENTRIES", self.entries()), ("FREE", self.free_words())]
+        [("BUCKETS", self.buckets().lines()), ("ENTRIES", self.entries()), ("FREE", self.free_words())]
             .map(|(name, elements)| (format!("{prefix}{name}"), elements))
     }
 }
@@ -162,7 +162,7 @@ impl SharedTable {
 
     /// The tag of a slot.
     pub fn tag(&self, slot: u32) -> u64 {
-        self.bucket(slot / WAYS as u32).map_or(state::EMPTY, |bucket| bucket[slot as usize % WAYS].load())
+        self.line(slot / WAYS as u32).map_or(state::EMPTY, |line| line[slot as usize % WAYS].load())
     }
 
     /// Copies the entry of a flow that nobody writes any more: retired, and its grace period past.
@@ -262,8 +262,8 @@ unsafe fn completions(entry: *const Entry) -> [u32; 2] {
 impl Memory for SharedTable {
     type Word = SharedTag;
 
-    fn bucket(&self, index: u32) -> Option<&[SharedTag; WAYS]> {
-        if index >= self.size.buckets() {
+    fn line(&self, index: u32) -> Option<&[SharedTag; WAYS]> {
+        if index >= self.size.buckets().lines() {
             return None;
         }
         // SAFETY: the mapping is `buckets` arrays of eight words long, lives as long as self, and is only accessed as atomics.
