@@ -7,8 +7,9 @@
 //! State is integers. Times are nanoseconds, gaps exact in nanoseconds; active and idle periods are kept in whole
 //! microseconds. Means, deviations and rates are finished once, in userspace.
 //!
-//! A direction fills seven cache lines, an entry with its key fifteen. A packet touches the key's, the first four of its
-//! own direction (five if it has payload), and the first of the other, where all stands that both directions read.
+//! A direction fills seven cache lines, an entry with its key fifteen. A packet touches the key's, the first three of its
+//! own direction (and the fifth if it has payload), and the first of the other, where all stands that both directions read
+//! of each packet.
 
 use crate::atomic::add_exact;
 use crate::config::SECOND;
@@ -163,28 +164,34 @@ fn microseconds(nanoseconds: u64) -> u32 {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Direction {
-    // Line 1: what the other direction's packets read, too.
+    // Line 1: what the other direction's packets read, too, and what every packet of TCP changes.
     /// Packets. Exact under any concurrency; the first word that a packet changes.
     pub packets: u64,
     /// Time of the first packet, ns; `u64::MAX` before it, so that the earlier of two is the lesser.
     pub first: u64,
     /// Time of the last packet, ns; 0 before it.
     pub last: u64,
-    /// Time at which a packet of this direction closed the connection, ns; valid with [`tcp_seen::CLOSED`].
-    pub closed_at: u64,
-    /// Start of the present active period, if a packet of this direction began it, ns.
-    pub run_start: u64,
     /// Time of the last packet of the present (possible) bulk, ns; 0 before the first packet with payload.
     pub bulk_last: u64,
     /// Bits of [`tcp_seen`].
     pub tcp_seen: u32,
     /// Highest acknowledgement sent.
     pub highest_ack: u32,
-    /// Sequence number after the FIN.
-    pub fin_end: u32,
+    /// Sequence number expected next.
+    pub next_sequence: u32,
     /// [`completion`] of `packets` after the last update that came to its end; 0 before the first did. A reader that
     /// finds the two in agreement, and again after copying, has a copy that no update tore.
     pub complete: u32,
+    /// Packets with PSH.
+    pub psh: u64,
+    /// Window of the first packet, not scaled; of ICMP the first message's type and code, see [`Packet::window`].
+    pub window_first: u16,
+    /// Smallest window, not scaled; `u16::MAX` if there is none.
+    pub window_min: u16,
+    /// Largest window, not scaled.
+    pub window_max: u16,
+    /// Shortest transport header in bytes; `u16::MAX` if there is none.
+    pub header_min: u16,
 
     // Line 2: sizes.
     /// Bytes of IP packets. Exact under any concurrency.
@@ -215,21 +222,15 @@ pub struct Direction {
     /// Gaps between successive packets of the flow that a packet of this direction ended.
     pub flow_gaps: Gaps,
 
-    // Line 4: headers.
-    /// Packets with ACK.
-    pub ack: u64,
-    /// Packets with PSH.
-    pub psh: u64,
-    /// Sequence number expected next.
-    pub next_sequence: u32,
-    /// Window of the first packet, not scaled; of ICMP the first message's type and code, see [`Packet::window`].
-    pub window_first: u16,
-    /// Smallest window, not scaled; `u16::MAX` if there is none.
-    pub window_min: u16,
-    /// Largest window, not scaled.
-    pub window_max: u16,
-    /// Shortest transport header in bytes; `u16::MAX` if there is none.
-    pub header_min: u16,
+    // Line 4: what few packets change.
+    /// Time at which a packet of this direction closed the connection, ns; valid with [`tcp_seen::CLOSED`].
+    pub closed_at: u64,
+    /// Start of the present active period, if a packet of this direction began it, ns.
+    pub run_start: u64,
+    /// Packets of TCP without ACK, see [`acks`](Self::acks).
+    pub no_ack: u64,
+    /// Sequence number after the FIN.
+    pub fin_end: u32,
     /// Packets with a window of zero, RST excepted.
     pub zero_windows: u32,
     /// Packets with FIN.
@@ -315,7 +316,7 @@ impl Direction {
         complete: 0,
         subflow_gaps: 0,
         flow_gaps: Gaps::EMPTY,
-        ack: 0,
+        no_ack: 0,
         psh: 0,
         fin: 0,
         syn: 0,
@@ -359,6 +360,11 @@ impl Direction {
     /// Time of the first packet, ns; 0 if there is none.
     pub fn first_seen(&self) -> u64 {
         if self.packets == 0 { 0 } else { self.first }
+    }
+
+    /// Packets with ACK, of a flow of this protocol: nearly all of TCP, so that the others are counted.
+    pub fn acks(&self, protocol: u8) -> u64 {
+        if protocol == protocol::TCP { self.packets.saturating_sub(self.no_ack) } else { 0 }
     }
 
     /// True if it has shown all of these [`tcp_seen`] bits.
@@ -488,10 +494,10 @@ impl Direction {
     fn add_flags(&mut self, packet: &Packet) {
         let n = packet.segments;
         let bit = |flag: u8| u32::from(packet.flags & flag != 0);
-        // Of a super-packet every segment carries ACK; the others are set on one segment only.
-        self.ack = self.ack.wrapping_add(u64::from(bit(tcp_flags::ACK)) * u64::from(n));
         self.psh = self.psh.wrapping_add(u64::from(bit(tcp_flags::PSH)));
-        if packet.flags & !(tcp_flags::ACK | tcp_flags::PSH) != 0 {
+        if packet.flags & !tcp_flags::PSH != tcp_flags::ACK {
+            // Of a super-packet every segment carries ACK or none; the others are set on one segment only.
+            self.no_ack = self.no_ack.wrapping_add(u64::from(bit(tcp_flags::ACK) ^ 1) * u64::from(n));
             self.fin = add_bit(self.fin, bit(tcp_flags::FIN));
             self.syn = add_bit(self.syn, bit(tcp_flags::SYN));
             self.rst = add_bit(self.rst, bit(tcp_flags::RST));
@@ -726,8 +732,14 @@ impl FlowState {
             if CONNECTION {
                 own.add_tcp(other, packet, now);
             }
-        } else if first {
-            own.window_first = packet.window;
+        } else {
+            if first {
+                own.window_first = packet.window;
+            }
+            if packet.key.protocol == protocol::TCP {
+                // A fragment without its header.
+                own.no_ack = own.no_ack.wrapping_add(segments);
+            }
         }
 
         let count = before.wrapping_add(segments);

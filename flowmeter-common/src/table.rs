@@ -133,10 +133,10 @@ pub trait Memory {
     fn entry(&self, number: u32) -> Option<*mut Entry>;
     /// Word 0 leads to the first free entry, word 1 + n from entry n to the next; `None` only if there is no such entry.
     fn free_word(&self, index: u32) -> Option<&Self::Word>;
-    /// Told that a packet of this direction will most likely be added to the entry, so that its cache lines can be
+    /// Told that this packet will most likely be added to the entry, so that its cache lines can be
     /// fetched at once, and not one after the other as they are come upon.
     #[inline(always)]
-    fn prefetch(&self, _entry: *mut Entry, _direction: u8) {}
+    fn prefetch(&self, _entry: *mut Entry, _packet: &Packet) {}
 }
 
 /// A table as those see it who open flows: each with free entries of its own.
@@ -150,14 +150,27 @@ pub trait Opens: Memory {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spares {
     /// How many there are.
-    pub count: u32,
+    pub count: u64,
     /// Their numbers.
     pub entries: [u32; Self::MOST as usize],
+    /// A word through which numbers go of which the kernel's verifier is to know nothing.
+    pub scratch: u64,
 }
 
 impl Spares {
     /// Most that a CPU takes at once: a power of two.
     pub const MOST: u32 = 16;
+
+    /// The number, as one of which the kernel's verifier knows nothing: otherwise it walks all that follows for each slot,
+    /// or line, that it may be.
+    #[inline(always)]
+    fn forget(&mut self, number: u64) -> u64 {
+        // SAFETY: a field that is borrowed. Volatile, so that the value really goes through memory.
+        unsafe {
+            (&raw mut self.scratch).write_volatile(number);
+            (&raw const self.scratch).read_volatile()
+        }
+    }
 }
 
 /// The list of free entries. All zero, as memory is at first, it leads from the first entry to the last in their order.
@@ -288,7 +301,8 @@ pub fn find_living<M: Memory>(
     now: u64,
     timeouts: &Timeouts,
 ) -> Hit {
-    let hit = find(memory, place, packet);
+    // In the lines that nearly all flows are in. For the rest the other function looks everywhere.
+    let hit = find_in(memory, place, packet, LINES - 1);
     // SAFETY: as in `find_or_open`.
     if !hit.entry.is_null() && ended_before(unsafe { &(*hit.entry).state }, packet, now, timeouts).is_some() {
         return Hit::NONE;
@@ -309,9 +323,16 @@ pub fn find_or_open<M: Opens>(
     now: u64,
     timeouts: &Timeouts,
 ) -> Result<Found, NoSlot> {
-    let mut ended = None;
+    let Some(spares) = memory.spares() else {
+        return Err(NoSlot::Full);
+    };
+    // SAFETY: nobody else touches them.
+    let spares = unsafe { &mut *spares };
+    // No tag is zero.
+    let mut ended = Ended { slot: 0, tag: 0 };
     let Hit { slot, tag, entry } = find(memory, place, packet);
     if !entry.is_null() {
+        let slot = spares.forget(slot.into()) as u32;
         // SAFETY: the tag was live when it was found and this program has not returned, so that the agent's grace
         // period has not passed: the entry is this flow's. Words that other CPUs write meanwhile are integers.
         let flow = unsafe { &mut *entry };
@@ -325,14 +346,24 @@ pub fn find_or_open<M: Opens>(
                 }
                 flow.end_reason = ending.reason as u8;
                 if retire(memory, slot, tag) {
-                    ended = Some(Ended { slot, tag });
+                    ended = Ended { slot, tag };
                 }
             }
         }
     }
+    if spares.count == 0 {
+        refill(memory, spares)?;
+    }
+    // Whatever was before, what follows is one way.
+    let ended = Ended { slot: spares.forget(ended.slot as u64) as u32, tag: spares.forget(ended.tag) };
+    let ended = (ended.tag != 0).then_some(ended);
+    let opening = Opening {
+        initiator: spares.forget(opening.initiator.into()) as u8,
+        earlier: spares.forget(opening.earlier),
+    };
     let mut attempt = 0;
     while attempt < ATTEMPTS {
-        match open(memory, place, packet, opening) {
+        match open(memory, spares, place, packet, opening) {
             Open::Opened(Hit { slot, tag, entry }) => {
                 return Ok(Found { slot, tag, entry, opened: true, ended });
             }
@@ -368,9 +399,15 @@ impl Hit {
 /// Looks for the packet's flow among the live ones, whether it has ended by the clock or not.
 #[inline(always)]
 pub fn find<M: Memory>(memory: &M, place: &Place, packet: &Packet) -> Hit {
+    find_in(memory, place, packet, LINES)
+}
+
+/// [`find`], in the first so many lines.
+#[inline(always)]
+fn find_in<M: Memory>(memory: &M, place: &Place, packet: &Packet, lines: usize) -> Hit {
     let wanted = place.hash | state::LIVE;
     let mut which = 0;
-    while which < LINES {
+    while which < lines {
         let index = place.lines[which];
         let Some(line) = memory.line(index) else {
             return Hit::NONE;
@@ -384,7 +421,7 @@ pub fn find<M: Memory>(memory: &M, place: &Place, packet: &Packet) -> Hit {
                 let Some(entry) = memory.entry(tag::entry(tag)) else {
                     return Hit::NONE;
                 };
-                memory.prefetch(entry, packet.direction);
+                memory.prefetch(entry, packet);
                 // SAFETY: the entry of a live tag has been written, and its key does not change while the tag lives.
                 if unsafe { (*entry).key.same(&packet.key) } {
                     return Hit { slot, tag, entry };
@@ -397,27 +434,40 @@ pub fn find<M: Memory>(memory: &M, place: &Place, packet: &Packet) -> Hit {
     Hit::NONE
 }
 
+/// The slot with this very tag.
+#[inline(always)]
+pub fn slot_of<M: Memory>(memory: &M, place: &Place, tag: u64) -> Option<u32> {
+    let mut which = 0;
+    while which < LINES {
+        let index = place.lines[which];
+        let line = memory.line(index)?;
+        let mut way = 0;
+        while way < WAYS {
+            if line[way].load() == tag {
+                return Some(index * WAYS as u32 + way as u32);
+            }
+            way += 1;
+        }
+        which += 1;
+    }
+    None
+}
+
 enum Open {
     Opened(Hit),
     Rival,
     Full,
 }
 
-/// Takes a free entry, and claims an empty slot, near if there is one, and publishes a flow without packets in it.
+/// Claims an empty slot, near if there is one, and publishes a flow without packets in it.
 #[inline(always)]
-fn open<M: Opens>(memory: &M, place: &Place, packet: &Packet, opening: Opening) -> Open {
-    let Some(spares) = memory.spares() else {
-        return Open::Full;
-    };
-    // SAFETY: nobody else touches them.
-    let spares = unsafe { &mut *spares };
-    if spares.count == 0 {
-        match refill(memory, spares) {
-            Ok(()) => {}
-            Err(NoSlot::Full) => return Open::Full,
-            Err(NoSlot::Contended) => return Open::Rival,
-        }
-    }
+fn open<M: Memory>(
+    memory: &M,
+    spares: &mut Spares,
+    place: &Place,
+    packet: &Packet,
+    opening: Opening,
+) -> Open {
     const FULL: u32 = (1 << WAYS) - 1;
     let [near, far, beside] = place.lines;
     let (mut index, mut mask) = (near, occupied(memory, near));
@@ -430,6 +480,7 @@ fn open<M: Opens>(memory: &M, place: &Place, packet: &Packet, opening: Opening) 
             }
         }
     }
+    let index = spares.forget(index.into()) as u32;
     // The compiler sees that a mask with a zero bit has fewer than eight trailing ones, and would drop the remainder;
     // the kernel's verifier does not see it.
     let way = core::hint::black_box(mask.trailing_ones()) as usize % WAYS;
@@ -446,7 +497,7 @@ fn open<M: Opens>(memory: &M, place: &Place, packet: &Packet, opening: Opening) 
         return Open::Rival;
     }
     // The remainder changes nothing, but the kernel's verifier does not know.
-    let last = core::hint::black_box(spares.count.wrapping_sub(1)) % Spares::MOST;
+    let last = core::hint::black_box(spares.count.wrapping_sub(1)) % u64::from(Spares::MOST);
     let number = spares.entries[last as usize];
     let Some(entry) = memory.entry(number) else {
         word.publish(state::EMPTY);
@@ -491,7 +542,7 @@ fn refill<M: Memory>(memory: &M, spares: &mut Spares) -> Result<(), NoSlot> {
             return Err(NoSlot::Full);
         }
         if head.compare_exchange(word, free_list::leading_to(word, entry)) {
-            spares.count = taken;
+            spares.count = taken.into();
             return Ok(());
         }
         attempt += 1;

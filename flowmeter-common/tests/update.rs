@@ -134,7 +134,7 @@ proptest! {
             let flags = [direction.fin, direction.syn, direction.rst, direction.urg, direction.ece, direction.cwr];
             use tcp_flags::{ACK, CWR, ECE, FIN, PSH, RST, SYN, URG};
             prop_assert_eq!(flags.map(|n| n as usize), [FIN, SYN, RST, URG, ECE, CWR].map(with));
-            prop_assert_eq!((direction.ack as usize, direction.psh as usize), (with(ACK), with(PSH)));
+            prop_assert_eq!((direction.acks(protocol::TCP) as usize, direction.psh as usize), (with(ACK), with(PSH)));
             let windows: Vec<u16> = own.iter().map(|(p, _)| p.window).collect();
             prop_assert_eq!(direction.window_first, windows[0]);
             prop_assert_eq!(Some(&direction.window_min), windows.iter().min());

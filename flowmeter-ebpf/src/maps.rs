@@ -88,9 +88,7 @@ pub struct Parsed {
     pub now: u64,
     /// What the lists say of it, see [`listed`](flowmeter_common::reaction::listed); likewise.
     pub listed: u32,
-    /// The flow that the packet opened or met, if [`flowmeter_open`](crate::track) says that there is one.
-    pub slot: u32,
-    /// Its tag.
+    /// The tag of the flow that the packet opened or met, if [`flowmeter_open`](crate::track) says that there is one.
     pub tag: u64,
     /// The flow that the packet ended, if it says that it did.
     pub ended_slot: u32,
@@ -172,13 +170,13 @@ impl Memory for Table {
     }
 
     #[inline(always)]
-    fn prefetch(&self, entry: *mut Entry, direction: u8) {
+    fn prefetch(&self, entry: *mut Entry, packet: &Packet) {
         // BPF has no instruction for it; a load whose value nobody waits for does the same. Where flows are many each
-        // line comes from memory, and five waits become one.
+        // line comes from memory, and four waits become one.
         // SAFETY: the words lie in the entry, aligned. Volatile, or the compiler would leave the loads out.
         unsafe {
             let directions = (&raw const (*entry).state.directions).cast::<Direction>();
-            let (own, other) = if direction & 1 == 0 {
+            let (own, other) = if packet.direction & 1 == 0 {
                 (directions, directions.add(1))
             } else {
                 (directions.add(1), directions)
@@ -186,9 +184,10 @@ impl Memory for Table {
             (&raw const (*own).packets).read_volatile();
             (&raw const (*own).bytes).read_volatile();
             (&raw const (*own).gaps.squares_low).read_volatile();
-            (&raw const (*own).ack).read_volatile();
-            (&raw const (*own).bulk_start).read_volatile();
             (&raw const (*other).packets).read_volatile();
+            if packet.payload != 0 {
+                (&raw const (*own).bulk_start).read_volatile();
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use flowmeter_common::key::{KEY_WORDS, hash_words};
 use flowmeter_common::packet::Packet;
 use flowmeter_common::parse::{Look, parse_ethernet};
 use flowmeter_common::reaction::Seen;
-use flowmeter_common::table::{Hit, Memory, NoSlot, Place, find, find_living, find_or_open, tag};
+use flowmeter_common::table::{Hit, Memory, NoSlot, Place, find, find_living, find_or_open, slot_of, tag};
 
 use crate::clock;
 use crate::count::Counters;
@@ -239,7 +239,7 @@ fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> *mut Entry {
     let config = config();
     let place = Place::of(*hash, config.buckets);
     let mut opened = false;
-    let Hit { mut slot, mut tag, mut entry } = find_living(&FLOWS, &place, packet, now, &config.timeouts);
+    let Hit { mut tag, mut entry, .. } = find_living(&FLOWS, &place, packet, now, &config.timeouts);
     if entry.is_null() {
         let outcome = flowmeter_open(now);
         if outcome & outcome::ENDED != 0 {
@@ -254,9 +254,7 @@ fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> *mut Entry {
         }
         if outcome & outcome::NO_SLOT == 0 {
             // SAFETY: as above.
-            (slot, tag) = unsafe {
-                ((&raw const (*parsed).slot).read_volatile(), (&raw const (*parsed).tag).read_volatile())
-            };
+            tag = unsafe { (&raw const (*parsed).tag).read_volatile() };
             opened = outcome & outcome::OPENED != 0;
             entry = FLOWS.entry(tag::entry(tag)).unwrap_or(core::ptr::null_mut());
         }
@@ -270,19 +268,43 @@ fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> *mut Entry {
     // SAFETY: the slot's tag is live, or was when it was found: until this program returns the entry is this flow's.
     let updated = unsafe { (*entry).state.update(packet, now) };
     counters.counted(packet, opened);
-    if opened && config.events_opened != 0 {
-        emit(counters, slot, reason::OPENED, tag);
-    }
-    if updated.checkpoint {
-        emit(counters, slot, reason::CHECKPOINT, tag);
-    }
-    if updated.closed {
-        emit(counters, slot, reason::CLOSING, tag);
+    let told = opened && config.events_opened != 0;
+    if told || updated.checkpoint || updated.closed {
+        // Looked for once more: while it was kept, the verifier walked through the update for each slot that it may be.
+        let slot = flowmeter_slot(tag);
+        // A flow that has been retired meanwhile has been seen by the agent.
+        if slot != NO_SLOT {
+            let tell = |reason| emit(counters, slot as u32, reason, tag);
+            if told {
+                tell(reason::OPENED);
+            }
+            if updated.checkpoint {
+                tell(reason::CHECKPOINT);
+            }
+            if updated.closed {
+                tell(reason::CLOSING);
+            }
+        }
     }
     entry
 }
 
-/// What [`flowmeter_open`] returns: these bits. Slots and tags are in [`Parsed`].
+/// What [`flowmeter_slot`] returns if there is none.
+const NO_SLOT: u64 = u64::MAX;
+
+/// The slot of the flow with this tag, which is that of the packet in [`PARSED`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn flowmeter_slot(tag: u64) -> u64 {
+    let Some(parsed) = PARSED.get_ptr_mut(0) else {
+        return NO_SLOT;
+    };
+    // SAFETY: a value of a per-CPU map.
+    let place = Place::of(unsafe { (*parsed).hash }, config().buckets);
+    slot_of(&FLOWS, &place, tag).map_or(NO_SLOT, u64::from)
+}
+
+/// What [`flowmeter_open`] returns: these bits. Tags are in [`Parsed`].
 mod outcome {
     /// The packet opened the flow.
     pub const OPENED: u64 = 1;
@@ -320,7 +342,9 @@ extern "C" fn flowmeter_fold(now: u64) -> u64 {
     // SAFETY: a value of a per-CPU map.
     let whole = unsafe { &mut (*parsed).packet };
     *whole = aggregate::of(whole);
-    let outcome = flowmeter_open_aggregate(now);
+    let hash = whole.key.hash(config().hash_seed);
+    let place = Place::of(hash, aggregate::BUCKETS);
+    let outcome = open(&AGGREGATES, parsed, place, aggregate::OPENING, now, &aggregate::TIMEOUTS);
     if outcome & outcome::NO_SLOT != 0 {
         return 1;
     }
@@ -330,27 +354,8 @@ extern "C" fn flowmeter_fold(now: u64) -> u64 {
         return 1;
     };
     // SAFETY: as in `track`.
-    unsafe { (*entry).state.fold(whole, now) };
+    unsafe { (*entry).state.fold(&(*parsed).packet, now) };
     0
-}
-
-/// [`flowmeter_open`] for an aggregate.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn flowmeter_open_aggregate(now: u64) -> u64 {
-    let Some(parsed) = PARSED.get_ptr_mut(0) else {
-        return outcome::NO_SLOT;
-    };
-    // SAFETY: a value of a per-CPU map.
-    let hash = unsafe { (*parsed).packet.key.hash(config().hash_seed) };
-    open(
-        &AGGREGATES,
-        parsed,
-        Place::of(hash, aggregate::BUCKETS),
-        aggregate::OPENING,
-        now,
-        &aggregate::TIMEOUTS,
-    )
 }
 
 /// [`find_or_open`] with its result as bits, see [`outcome`].
@@ -364,10 +369,10 @@ fn open(
     timeouts: &Timeouts,
 ) -> u64 {
     // SAFETY: a value of a per-CPU map.
-    let Parsed { packet, slot, tag, ended_slot, ended_tag, .. } = unsafe { &mut *parsed };
+    let Parsed { packet, tag, ended_slot, ended_tag, .. } = unsafe { &mut *parsed };
     match find_or_open(table, &place, packet, opening, now, timeouts) {
         Ok(found) => {
-            (*slot, *tag) = (found.slot, found.tag);
+            *tag = found.tag;
             let mut outcome = 0;
             if found.opened {
                 outcome |= outcome::OPENED;

@@ -112,7 +112,7 @@ pub struct Live {
     /// Where verdicts go: a file, or `-` for the standard output.
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub log: PathBuf,
-    /// Most flows at once; memory is 1,000 bytes a flow and is taken at the start.
+    /// Most flows at once; memory is about 1,020 bytes a flow and is taken at the start.
     #[arg(long, value_name = "N", default_value_t = 262_144)]
     pub max_flows: u32,
     /// Do not count what leaves the interface. Right for a mirror port.

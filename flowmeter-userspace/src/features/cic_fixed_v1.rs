@@ -43,9 +43,9 @@ fn subflows(flow: &FlowView<'_>) -> f64 {
 
 /// Packets with a flag in both directions.
 macro_rules! flag {
-    ($name:literal, $words:literal, $field:ident) => {
+    ($name:literal, $words:literal, $($field:ident).+) => {
         row!($name, "packets", concat!("Packets with ", $words), "0 but for TCP", |f| {
-            f.forward.raw.$field as f64 + f.backward.raw.$field as f64
+            f.forward.$($field).+ as f64 + f.backward.$($field).+ as f64
         })
     };
 }
@@ -207,14 +207,14 @@ static FLAGS_AND_MEANS: [Feature; 20] = [
     row!("Packet Length Variance", "B²", "Variance of the payload", "0 with one packet", |f| f
         .payload
         .sample_variance()),
-    flag!("FIN Flag Count", "FIN", fin),
-    flag!("SYN Flag Count", "SYN", syn),
-    flag!("RST Flag Count", "RST", rst),
-    flag!("PSH Flag Count", "PSH", psh),
-    flag!("ACK Flag Count", "ACK", ack),
-    flag!("URG Flag Count", "URG", urg),
-    flag!("CWR Flag Count", "CWR", cwr),
-    flag!("ECE Flag Count", "ECE", ece),
+    flag!("FIN Flag Count", "FIN", raw.fin),
+    flag!("SYN Flag Count", "SYN", raw.syn),
+    flag!("RST Flag Count", "RST", raw.rst),
+    flag!("PSH Flag Count", "PSH", raw.psh),
+    flag!("ACK Flag Count", "ACK", acks),
+    flag!("URG Flag Count", "URG", raw.urg),
+    flag!("CWR Flag Count", "CWR", raw.cwr),
+    flag!("ECE Flag Count", "ECE", raw.ece),
     row!("Down/Up Ratio", "1", "Backward packets over forward packets", "0 without forward packets", |f| {
         ratio(f.backward.packets(), f.forward.packets())
     }),

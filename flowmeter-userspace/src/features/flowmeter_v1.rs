@@ -48,12 +48,12 @@ macro_rules! direction {
             ("syn", "packets", "Packets with SYN", "0 but for TCP", |side, flow| f64::from(side.raw.syn));
             ("rst", "packets", "Packets with RST", "0 but for TCP", |side, flow| f64::from(side.raw.rst));
             ("psh", "packets", "Packets with PSH", "0 but for TCP", |side, flow| side.raw.psh as f64);
-            ("ack", "packets", "Packets with ACK", "0 but for TCP", |side, flow| side.raw.ack as f64);
+            ("ack", "packets", "Packets with ACK", "0 but for TCP", |side, flow| side.acks as f64);
             ("urg", "packets", "Packets with URG", "0 but for TCP", |side, flow| f64::from(side.raw.urg));
             ("ece", "packets", "Packets with ECE", "0 but for TCP", |side, flow| f64::from(side.raw.ece));
             ("cwr", "packets", "Packets with CWR", "0 but for TCP", |side, flow| f64::from(side.raw.cwr));
             ("psh_share", "1", "Share of packets with PSH", "0 without packets", |side, flow| ratio(side.raw.psh as f64, side.packets()));
-            ("pure_acks", "packets", "TCP packets with ACK and neither payload, SYN, FIN nor RST, at least", "0 but for TCP", |side, flow| (side.raw.ack as f64 - side.raw.data_packets as f64 - f64::from(side.raw.syn) - f64::from(side.raw.fin) - f64::from(side.raw.rst)).max(0.0));
+            ("pure_acks", "packets", "TCP packets with ACK and neither payload, SYN, FIN nor RST, at least", "0 but for TCP", |side, flow| (side.acks as f64 - side.raw.data_packets as f64 - f64::from(side.raw.syn) - f64::from(side.raw.fin) - f64::from(side.raw.rst)).max(0.0));
             ("zero_windows", "packets", "Packets with a window of zero, RST excepted", "0 but for TCP", |side, flow| f64::from(side.raw.zero_windows));
             ("retransmissions", "packets", "Segments that begin before the expected sequence number and fill no hole", "0 but for TCP", |side, flow| f64::from(side.raw.retransmissions));
             ("out_of_order", "packets", "Segments that fill a hole in the sequence numbers", "0 but for TCP", |side, flow| f64::from(side.raw.out_of_order));

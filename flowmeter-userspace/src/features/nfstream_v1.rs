@@ -63,19 +63,25 @@ macro_rules! scope {
     };
     (flags $prefix:literal, $words:literal, $($side:ident)+) => {
         [
-            scope!(flag $prefix, $words, "_syn_packets", "SYN", syn, $($side)+),
-            scope!(flag $prefix, $words, "_cwr_packets", "CWR", cwr, $($side)+),
-            scope!(flag $prefix, $words, "_ece_packets", "ECE", ece, $($side)+),
-            scope!(flag $prefix, $words, "_urg_packets", "URG", urg, $($side)+),
-            scope!(flag $prefix, $words, "_ack_packets", "ACK", ack, $($side)+),
-            scope!(flag $prefix, $words, "_psh_packets", "PSH", psh, $($side)+),
-            scope!(flag $prefix, $words, "_rst_packets", "RST", rst, $($side)+),
-            scope!(flag $prefix, $words, "_fin_packets", "FIN", fin, $($side)+),
+            scope!(flag $prefix, $words, "_syn_packets", "SYN", [raw.syn], $($side)+),
+            scope!(flag $prefix, $words, "_cwr_packets", "CWR", [raw.cwr], $($side)+),
+            scope!(flag $prefix, $words, "_ece_packets", "ECE", [raw.ece], $($side)+),
+            scope!(flag $prefix, $words, "_urg_packets", "URG", [raw.urg], $($side)+),
+            scope!(flag $prefix, $words, "_ack_packets", "ACK", [acks], $($side)+),
+            scope!(flag $prefix, $words, "_psh_packets", "PSH", [raw.psh], $($side)+),
+            scope!(flag $prefix, $words, "_rst_packets", "RST", [raw.rst], $($side)+),
+            scope!(flag $prefix, $words, "_fin_packets", "FIN", [raw.fin], $($side)+),
         ]
     };
-    (flag $prefix:literal, $words:literal, $name:literal, $flag:literal, $field:ident, $($side:ident)+) => {
+    (sum $f:ident, $field:tt, $($side:ident)+) => {
+        0.0 $(+ scope!(of $f, $side, $field))+
+    };
+    (of $f:ident, $side:ident, [$($field:tt)+]) => {
+        $f.$side.$($field)+ as f64
+    };
+    (flag $prefix:literal, $words:literal, $name:literal, $flag:literal, [$($field:tt)+], $($side:ident)+) => {
         row!(concat!($prefix, $name), "packets", concat!("Packets with ", $flag, ", ", $words), "0 but for TCP", |f| {
-            0.0 $(+ f.$side.raw.$field as f64)+
+            scope!(sum f, [$($field)+], $($side)+)
         })
     };
 }

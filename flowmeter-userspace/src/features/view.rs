@@ -122,6 +122,8 @@ pub struct HeadPacket {
 pub struct Side<'a> {
     /// The counters.
     pub raw: &'a Direction,
+    /// Packets with ACK.
+    pub acks: u64,
     /// IP lengths, bytes.
     pub size: Moments,
     /// Payload lengths, bytes.
@@ -131,10 +133,11 @@ pub struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    fn new(raw: &'a Direction) -> Self {
+    fn new(raw: &'a Direction, protocol: u8) -> Self {
         let n = raw.packets;
         Self {
             raw,
+            acks: raw.acks(protocol),
             size: Moments::finish(
                 n,
                 raw.bytes.into(),
@@ -209,7 +212,8 @@ pub struct FlowView<'a> {
 impl<'a> FlowView<'a> {
     /// Finishes a record's counters.
     pub fn new(record: &'a FlowRecord) -> Self {
-        let (forward, backward) = (Side::new(record.forward()), Side::new(record.backward()));
+        let side = |direction| Side::new(direction, record.entry.key.protocol);
+        let (forward, backward) = (side(record.forward()), side(record.backward()));
         let (f, b) = (forward.raw, backward.raw);
         let packets = f.packets + b.packets;
         let both = |sum: [u64; 2], squares: [u64; 2], min: [u32; 2], max: [u32; 2]| {
