@@ -793,7 +793,7 @@ impl Direction {
 pub struct Entry {
     /// The flow's key.
     pub key: FlowKey,
-    /// The latest verdict, written by the agent at once, and how often the slot has been opened; see
+    /// The latest verdict, written by the agent at once, and how often the entry has been opened; see
     /// [`crate::reaction::mark`].
     pub verdict: u32,
     /// Direction (0 or 1) of the initiator's packets.

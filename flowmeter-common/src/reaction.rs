@@ -22,8 +22,8 @@ pub mod mark {
     pub const LATER: u32 = 1 << 8;
     /// Cleared as benign, and chosen at random to go to the inspector all the same.
     pub const AUDITED: u32 = 1 << 9;
-    /// Bits of the mark in a flow's word. Above them stands how often the slot has been opened: by that a mark that comes
-    /// late does not meet the next flow in the slot. It comes round after 2^16 flows, each of which a grace period
+    /// Bits of the mark in a flow's word. Above them stands how often the entry has been opened: by that a mark that comes
+    /// late does not meet the next flow in the entry. It comes round after 2^16 flows, each of which a grace period
     /// follows; a mark is not that late.
     pub const BITS: u32 = 0xffff;
 
@@ -45,7 +45,7 @@ pub mod mark {
         mark & VERDICT
     }
 
-    /// The word of the flow that opens the slot after the one with this word: without a verdict.
+    /// The word of the flow that opens the entry after the one with this word: without a verdict.
     #[inline(always)]
     pub const fn reopened(word: u32) -> u32 {
         (word & !BITS).wrapping_add(BITS + 1)
@@ -56,7 +56,7 @@ pub mod mark {
         word & !BITS | mark & BITS
     }
 
-    /// A flow's word in shared memory: written by who opens the slot, and from then on by the agent alone.
+    /// A flow's word in shared memory: written by who opens the entry, and from then on by the agent alone.
     pub trait Word {
         /// Reads it.
         fn load(&self) -> u32;
@@ -64,7 +64,7 @@ pub mod mark {
         fn compare_exchange(&self, current: u32, new: u32) -> bool;
     }
 
-    /// Marks the flow whose word was `seen`, some time ago, if it is still the one in the slot; false if it is not.
+    /// Marks the flow whose word was `seen`, some time ago, if it is still the one in the entry; false if it is not.
     pub fn give<W: Word>(word: &W, seen: u32, mark: u32) -> bool {
         loop {
             let present = word.load();
@@ -486,7 +486,7 @@ mod tests {
             .chain((0..=0x3ff).flat_map(|word| (10..32).map(move |bit| word | 1 << bit)))
             .chain((0..=u32::MAX).step_by(65_537));
         for word in words {
-            // Above the mark stands how often the slot was opened, which says nothing of the flow.
+            // Above the mark stands how often the entry was opened, which says nothing of the flow.
             assert_eq!(Cause::of_mark(word) != Cause::Unmarked, made(word & mark::BITS), "{word:#x}");
         }
         assert_eq!(Cause::of_mark(mark::of(mark::MALICIOUS, true, true)), Cause::MaliciousLater);

@@ -40,7 +40,7 @@
 //!
 //! - *Key and state are read after the tag that says they are there.* The kernel has no load with acquire ordering
 //!   before Linux 6.15. A branch on the tag would not do: processors guess it. The entry's address is computed from the
-//!   tag instead (`entry_of`), and no processor that Linux runs on loads from an address before it knows it. The agent's
+//!   number in the tag instead, and no processor that Linux runs on loads from an address before it knows it. The agent's
 //!   loads are acquiring ones.
 //! - *A free entry's link is read after the word that leads to it.* Its address is computed from the word, or from the link
 //!   before, and it was written before either.
@@ -504,8 +504,8 @@ fn open<M: Memory>(
         return Open::Full;
     };
     spares.count = last;
-    // SAFETY: this program alone moved the tag from EMPTY to CLAIMING, and has the entry; nobody else touches it, but for an agent that is
-    // late with a verdict for the flow before, and takes notice of the word that is written last.
+    // SAFETY: this program alone moved the tag from EMPTY to CLAIMING, and has the entry; nobody else touches it, but for
+    // an agent that is late with a verdict for the flow before, and takes notice of the word that is written last.
     unsafe {
         let before = (&raw const (*entry).verdict).read_volatile();
         Entry::write_opened(entry, packet, opening);

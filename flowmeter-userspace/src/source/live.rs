@@ -278,9 +278,12 @@ impl Harvester {
                 break;
             }
         }
-        let mut living = Vec::new();
+        if checkpoints.is_empty() {
+            return Ok(events);
+        }
+        let (mut living, clock_offset) = (Vec::new(), clock::offset_to_epoch());
         for (slot, tag) in checkpoints {
-            living.extend(self.copy_living(now, slot, tag));
+            living.extend(self.copy_living(now, slot, tag, clock_offset));
             if living.len() == BATCH {
                 self.give_living(now, since, std::mem::take(&mut living), outlet)?;
             }
@@ -340,7 +343,7 @@ impl Harvester {
     }
 
     /// The record of the flow that had this slot and tag, if it still has.
-    fn copy_living(&mut self, now: u64, slot: u32, tag: u64) -> Option<FlowRecord> {
+    fn copy_living(&mut self, now: u64, slot: u32, tag: u64, clock_offset: u64) -> Option<FlowRecord> {
         if self.flows.tag(slot) != tag {
             return None;
         }
@@ -352,7 +355,7 @@ impl Harvester {
         self.harvested.torn += u64::from(!whole);
         notice(&mut self.context, &mut self.known[tag::entry(tag) as usize], tag, now, &entry);
         let stage = Stage::Checkpoint { entry: tag::entry(tag) };
-        Some(FlowRecord { entry, stage, clock_offset: clock::offset_to_epoch(), context: None })
+        Some(FlowRecord { entry, stage, clock_offset, context: None })
     }
 
     fn take_closed(&mut self, now: u64, outlet: &mut impl Outlet) -> Result<()> {
