@@ -16,7 +16,7 @@ fn main() {
 fn embed() -> Result<(), String> {
     let manifest = env::var("CARGO_MANIFEST_DIR").map_err(|error| error.to_string())?;
     let root = Path::new(&manifest).parent().ok_or("the crate lies in no workspace")?;
-    let built = [bpf_stamp::OBJECT, bpf_stamp::LABORATORY_OBJECT, bpf_stamp::STAMP];
+    let built = [bpf_stamp::OBJECT, bpf_stamp::TEST_OBJECT, bpf_stamp::STAMP];
     for path in bpf_stamp::SOURCES.into_iter().chain(built) {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }

@@ -47,7 +47,7 @@ pub struct KernelConfig {
     pub interface_multiplier: u32,
     /// 1 if an event is wanted for each opened flow.
     pub events_opened: u32,
-    /// 1 if tunnels are looked into, see [`crate::parse::Look`].
+    /// 1 if tunnels are looked into, see [`crate::parse::ParseOptions`].
     pub tunnels: u32,
     /// Always zero.
     pub reserved: u32,

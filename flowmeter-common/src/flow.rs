@@ -794,7 +794,7 @@ pub struct Entry {
     /// The flow's key.
     pub key: FlowKey,
     /// The latest verdict, written by the agent at once, and how often the entry has been opened; see
-    /// [`crate::reaction::mark`].
+    /// [`crate::prefilter::mark`].
     pub verdict: u32,
     /// Direction (0 or 1) of the initiator's packets.
     pub initiator: u8,

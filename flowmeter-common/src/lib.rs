@@ -10,7 +10,7 @@
 //! 6. [`table`]: how kernel and agent share the memory that flows live in.
 //! 7. [`aggregate`]: what a full table does with a packet.
 //! 8. [`counter`] and [`event`]: every way not to be counted, and what the kernel tells the agent.
-//! 9. [`reaction`]: what becomes of a packet, if the agent does more than watch.
+//! 9. [`prefilter`]: what becomes of a packet, if the agent does more than watch.
 //!
 //! Nothing here allocates, panics, reads a clock or uses floating point: the same code runs as eBPF.
 #![cfg_attr(not(test), no_std)]
@@ -28,7 +28,7 @@ pub mod key;
 pub mod lifecycle;
 pub mod packet;
 pub mod parse;
-pub mod reaction;
+pub mod prefilter;
 pub mod table;
 
 /// Types that go between kernel and userspace as bytes.
@@ -39,9 +39,9 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for crate::counter::InterfaceCounters {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for crate::reaction::ReactionConfig {}
+    unsafe impl aya::Pod for crate::prefilter::PrefilterConfig {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for crate::reaction::ReactionCounters {}
+    unsafe impl aya::Pod for crate::prefilter::PrefilterCounters {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for crate::reaction::Control {}
+    unsafe impl aya::Pod for crate::prefilter::Control {}
 }

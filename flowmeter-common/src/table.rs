@@ -59,7 +59,7 @@ use crate::flow::{Entry, Opening};
 use crate::key::FlowKey;
 use crate::lifecycle::ended_before;
 use crate::packet::Packet;
-use crate::reaction::mark;
+use crate::prefilter::mark;
 
 /// Slots of a line: eight tags fill a cache line.
 pub const WAYS: usize = 8;
@@ -97,7 +97,7 @@ pub mod tag {
     /// Bits of an entry's number, the upper ones.
     const ENTRY_BITS: u32 = 27;
     /// Entries that can be told apart; one number more is left, which is none's.
-    pub const MOST_ENTRIES: u32 = (1 << ENTRY_BITS) - 1;
+    pub const MAX_ENTRIES: u32 = (1 << ENTRY_BITS) - 1;
     const SHIFT: u32 = u64::BITS - ENTRY_BITS;
     /// Bits of hash and state: all but the entry's number.
     pub const IDENTITY: u64 = (1 << SHIFT) - 1;
@@ -142,24 +142,24 @@ pub trait Memory {
 /// A table as those see it who open flows: each with free entries of its own.
 pub trait Opens: Memory {
     /// Nobody else touches them. `None` never.
-    fn spares(&self) -> Option<*mut Spares>;
+    fn magazine(&self) -> Option<*mut Magazine>;
 }
 
 /// Free entries that a CPU has taken for itself.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spares {
+pub struct Magazine {
     /// How many there are.
     pub count: u64,
     /// Their numbers.
-    pub entries: [u32; Self::MOST as usize],
+    pub entries: [u32; Self::MAX as usize],
     /// A word through which numbers go of which the kernel's verifier is to know nothing.
     pub scratch: u64,
 }
 
-impl Spares {
+impl Magazine {
     /// Most that a CPU takes at once: a power of two.
-    pub const MOST: u32 = 16;
+    pub const MAX: u32 = 16;
 
     /// The number, as one of which the kernel's verifier knows nothing: otherwise it walks all that follows for each slot,
     /// or line, that it may be.
@@ -177,7 +177,7 @@ impl Spares {
 mod free_list {
     /// Bits of an entry's number; above them the word counts its changes: it would take 2^37 of them between a look and
     /// an exchange to mistake one word for another.
-    const NUMBER: u64 = super::tag::MOST_ENTRIES as u64;
+    const NUMBER: u64 = super::tag::MAX_ENTRIES as u64;
 
     /// The entry that the word leads to; of an empty list a number that is no entry's.
     #[inline(always)]
@@ -216,13 +216,13 @@ pub struct Buckets {
 
 impl Buckets {
     /// Most lines of near buckets: 256 KiB, a part of any processor's second-level cache.
-    const MOST_NEAR: u32 = 4096;
+    const MAX_NEAR: u32 = 4096;
 
     /// Of a table for so many flows, a power of two and at least eight: near a slot for each eight of them, far four slots
     /// for each.
     pub const fn for_flows(flows: u32) -> Self {
         let (near, far) = (flows / 8 / WAYS as u32, flows / WAYS as u32 * 4);
-        let near = if near > Self::MOST_NEAR { Self::MOST_NEAR } else { near };
+        let near = if near > Self::MAX_NEAR { Self::MAX_NEAR } else { near };
         Self { near_mask: near.saturating_sub(1), far_mask: far - 1 }
     }
 
@@ -323,16 +323,16 @@ pub fn find_or_open<M: Opens>(
     now: u64,
     timeouts: &Timeouts,
 ) -> Result<Found, NoSlot> {
-    let Some(spares) = memory.spares() else {
+    let Some(magazine) = memory.magazine() else {
         return Err(NoSlot::Full);
     };
     // SAFETY: nobody else touches them.
-    let spares = unsafe { &mut *spares };
+    let magazine = unsafe { &mut *magazine };
     // No tag is zero.
     let mut ended = Ended { slot: 0, tag: 0 };
     let Hit { slot, tag, entry } = find(memory, place, packet);
     if !entry.is_null() {
-        let slot = spares.forget(slot.into()) as u32;
+        let slot = magazine.forget(slot.into()) as u32;
         // SAFETY: the tag was live when it was found and this program has not returned, so that the agent's grace
         // period has not passed: the entry is this flow's. Words that other CPUs write meanwhile are integers.
         let flow = unsafe { &mut *entry };
@@ -351,19 +351,19 @@ pub fn find_or_open<M: Opens>(
             }
         }
     }
-    if spares.count == 0 {
-        refill(memory, spares)?;
+    if magazine.count == 0 {
+        refill(memory, magazine)?;
     }
     // Whatever was before, what follows is one way.
-    let ended = Ended { slot: spares.forget(ended.slot as u64) as u32, tag: spares.forget(ended.tag) };
+    let ended = Ended { slot: magazine.forget(ended.slot as u64) as u32, tag: magazine.forget(ended.tag) };
     let ended = (ended.tag != 0).then_some(ended);
     let opening = Opening {
-        initiator: spares.forget(opening.initiator.into()) as u8,
-        earlier: spares.forget(opening.earlier),
+        initiator: magazine.forget(opening.initiator.into()) as u8,
+        earlier: magazine.forget(opening.earlier),
     };
     let mut attempt = 0;
     while attempt < ATTEMPTS {
-        match open(memory, spares, place, packet, opening) {
+        match open(memory, magazine, place, packet, opening) {
             Open::Opened(Hit { slot, tag, entry }) => {
                 return Ok(Found { slot, tag, entry, opened: true, ended });
             }
@@ -463,7 +463,7 @@ enum Open {
 #[inline(always)]
 fn open<M: Memory>(
     memory: &M,
-    spares: &mut Spares,
+    magazine: &mut Magazine,
     place: &Place,
     packet: &Packet,
     opening: Opening,
@@ -480,7 +480,7 @@ fn open<M: Memory>(
             }
         }
     }
-    let index = spares.forget(index.into()) as u32;
+    let index = magazine.forget(index.into()) as u32;
     // The compiler sees that a mask with a zero bit has fewer than eight trailing ones, and would drop the remainder;
     // the kernel's verifier does not see it.
     let way = core::hint::black_box(mask.trailing_ones()) as usize % WAYS;
@@ -497,13 +497,13 @@ fn open<M: Memory>(
         return Open::Rival;
     }
     // The remainder changes nothing, but the kernel's verifier does not know.
-    let last = core::hint::black_box(spares.count.wrapping_sub(1)) % u64::from(Spares::MOST);
-    let number = spares.entries[last as usize];
+    let last = core::hint::black_box(magazine.count.wrapping_sub(1)) % u64::from(Magazine::MAX);
+    let number = magazine.entries[last as usize];
     let Some(entry) = memory.entry(number) else {
         word.publish(state::EMPTY);
         return Open::Full;
     };
-    spares.count = last;
+    magazine.count = last;
     // SAFETY: this program alone moved the tag from EMPTY to CLAIMING, and has the entry; nobody else touches it, but for
     // an agent that is late with a verdict for the flow before, and takes notice of the word that is written last.
     unsafe {
@@ -521,7 +521,7 @@ fn open<M: Memory>(
 /// # Errors
 /// There are none, or others kept taking them.
 #[inline(always)]
-fn refill<M: Memory>(memory: &M, spares: &mut Spares) -> Result<(), NoSlot> {
+fn refill<M: Memory>(memory: &M, magazine: &mut Magazine) -> Result<(), NoSlot> {
     let Some(head) = memory.free_word(0) else {
         return Err(NoSlot::Full);
     };
@@ -529,12 +529,12 @@ fn refill<M: Memory>(memory: &M, spares: &mut Spares) -> Result<(), NoSlot> {
     while attempt < ATTEMPTS {
         let word = head.load();
         let (mut entry, mut taken) = (free_list::first(word), 0);
-        while taken < Spares::MOST {
+        while taken < Magazine::MAX {
             // Links that change meanwhile may lead anywhere; then the exchange fails.
             let Some(link) = memory.free_word(entry + 1) else {
                 break;
             };
-            spares.entries[taken as usize] = entry;
+            magazine.entries[taken as usize] = entry;
             entry = free_list::next(entry, link.load());
             taken += 1;
         }
@@ -542,7 +542,7 @@ fn refill<M: Memory>(memory: &M, spares: &mut Spares) -> Result<(), NoSlot> {
             return Err(NoSlot::Full);
         }
         if head.compare_exchange(word, free_list::leading_to(word, entry)) {
-            spares.count = taken.into();
+            magazine.count = taken.into();
             return Ok(());
         }
         attempt += 1;

@@ -10,9 +10,9 @@ use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::flow::{Entry, Opening};
 use flowmeter_common::key::FlowKey;
 use flowmeter_common::packet::{Packet, protocol};
-use flowmeter_common::reaction::mark;
+use flowmeter_common::prefilter::mark;
 use flowmeter_common::table::{
-    Found, Memory, NoSlot, Opens, Place, Spares, WAYS, Word, find_or_open, free, retire, state, tag,
+    Found, Magazine, Memory, NoSlot, Opens, Place, WAYS, Word, find_or_open, free, retire, state, tag,
 };
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
@@ -101,7 +101,7 @@ impl Memory for Table {
 /// A CPU, with the entries that it has taken for itself.
 struct Cpu<'a> {
     table: &'a Table,
-    spares: UnsafeCell<Spares>,
+    magazine: UnsafeCell<Magazine>,
 }
 
 impl Memory for Cpu<'_> {
@@ -121,8 +121,8 @@ impl Memory for Cpu<'_> {
 }
 
 impl Opens for Cpu<'_> {
-    fn spares(&self) -> Option<*mut Spares> {
-        Some(self.spares.get())
+    fn magazine(&self) -> Option<*mut Magazine> {
+        Some(self.magazine.get())
     }
 }
 
@@ -145,7 +145,7 @@ impl Table {
     /// A table whose list of free entries is empty: each CPU has one.
     fn with_an_entry_each(slots: usize, cpus: u32) -> Self {
         let table = Self::new(slots, cpus as usize);
-        let all = Cpu { table: &table, spares: UnsafeCell::default() };
+        let all = Cpu { table: &table, magazine: UnsafeCell::default() };
         // Opening a flow takes all that there are.
         find_or_open(&all, &place(&packet(0, 99)), &packet(0, 99), OPENING, START, &Timeouts::default())
             .expect("there is room");
@@ -159,14 +159,14 @@ impl Table {
 
     /// A CPU that has this entry.
     fn cpu(&self, entry: u32) -> Cpu<'_> {
-        let mut spares = Spares { count: 1, ..Spares::default() };
-        spares.entries[0] = entry;
-        Cpu { table: self, spares: spares.into() }
+        let mut magazine = Magazine { count: 1, ..Magazine::default() };
+        magazine.entries[0] = entry;
+        Cpu { table: self, magazine: magazine.into() }
     }
 
     /// A CPU that has none.
     fn bare_cpu(&self) -> Cpu<'_> {
-        Cpu { table: self, spares: UnsafeCell::default() }
+        Cpu { table: self, magazine: UnsafeCell::default() }
     }
 
     /// What the agent does with a retired slot: lets programs end, copies the flow, gives slot and entry back.
@@ -207,8 +207,8 @@ impl Table {
         let opened =
             find_or_open(&cpu, &place(&packet(0, 99)), &packet(0, 99), OPENING, START, &Timeouts::default());
         if let Ok(opened) = opened {
-            let spares = cpu.spares.into_inner();
-            found.extend_from_slice(&spares.entries[..spares.count as usize]);
+            let magazine = cpu.magazine.into_inner();
+            found.extend_from_slice(&magazine.entries[..magazine.count as usize]);
             found.push(tag::entry(opened.tag));
         }
         found
@@ -233,8 +233,8 @@ impl Cpu<'_> {
     /// The entries that it has not used.
     fn unused(&self) -> Vec<u32> {
         // SAFETY: this party alone has the cell.
-        let spares = unsafe { *self.spares.get() };
-        spares.entries[..spares.count as usize].to_vec()
+        let magazine = unsafe { *self.magazine.get() };
+        magazine.entries[..magazine.count as usize].to_vec()
     }
 }
 

@@ -14,10 +14,10 @@ mod clock;
 mod count;
 mod emit;
 mod frame;
-#[cfg(feature = "laboratory")]
-mod laboratory;
 mod maps;
-mod react;
+mod prefilter;
+#[cfg(feature = "test-programs")]
+mod test_programs;
 mod track;
 
 use aya_ebpf::bindings::xdp_action;
@@ -47,14 +47,14 @@ pub fn flowmeter_egress(ctx: TcContext) -> i32 {
 #[xdp(frags)]
 #[inline(always)]
 pub fn filter_ingress(ctx: XdpContext) -> u32 {
-    react::arrived(&ctx, ctx.ingress_ifindex() as u32)
+    prefilter::arrived(&ctx, ctx.ingress_ifindex() as u32)
 }
 
 /// Packets that leave, in `mirror` and `block`: counted, and then passed, dropped, or copied to the inspector.
 #[classifier]
 #[inline(always)]
 pub fn filter_egress(ctx: TcContext) -> i32 {
-    react::leaving(&ctx)
+    prefilter::leaving(&ctx)
 }
 
 /// Packets that arrive, in `mirror`: XDP, which cannot copy a packet, has counted them; here they are looked up, and copied
@@ -62,7 +62,7 @@ pub fn filter_egress(ctx: TcContext) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn mirror_ingress(ctx: TcContext) -> i32 {
-    react::counted(&ctx)
+    prefilter::counted(&ctx)
 }
 
 #[cfg(not(test))]

@@ -6,7 +6,7 @@ use flowmeter_common::config::{KernelConfig, MAX_INTERFACES, Timeouts};
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::{Direction, Entry};
 use flowmeter_common::packet::Packet;
-use flowmeter_common::table::{Buckets, Memory, Opens, Spares, WAYS, Word};
+use flowmeter_common::table::{Buckets, Magazine, Memory, Opens, WAYS, Word};
 
 use crate::frame::SkbFacts;
 
@@ -56,7 +56,7 @@ static AGGREGATE_FREE: Array<Tag> = Array::with_max_entries(1, MMAPABLE);
 
 /// Free entries that each CPU has taken for itself: of flows, and of aggregates.
 #[map]
-static SPARES: PerCpuArray<Spares> = PerCpuArray::with_max_entries(2, 0);
+static SPARES: PerCpuArray<Magazine> = PerCpuArray::with_max_entries(2, 0);
 
 /// Events for the agent. Full: counted in `events_lost`; the agent's sweep finds what the event did not tell.
 #[map]
@@ -86,7 +86,7 @@ pub struct Parsed {
     pub facts: SkbFacts,
     /// When it was seen; written for the pre-filter only.
     pub now: u64,
-    /// What the lists say of it, see [`listed`](flowmeter_common::reaction::listed); likewise.
+    /// What the lists say of it, see [`listed`](flowmeter_common::prefilter::listed); likewise.
     pub listed: u32,
     /// The tag of the flow that the packet opened or met, if [`flowmeter_open`](crate::track) says that there is one.
     pub tag: u64,
@@ -141,7 +141,7 @@ pub struct Table {
     buckets: &'static Array<[Tag; WAYS]>,
     entries: &'static Array<Entry>,
     free: &'static Array<Tag>,
-    /// Where its spares are.
+    /// Where its magazine is.
     number: u32,
 }
 
@@ -194,7 +194,7 @@ impl Memory for Table {
 
 impl Opens for Table {
     #[inline(always)]
-    fn spares(&self) -> Option<*mut Spares> {
+    fn magazine(&self) -> Option<*mut Magazine> {
         SPARES.get_ptr_mut(self.number)
     }
 }

@@ -9,10 +9,10 @@ use flowmeter_common::counter::Skip;
 use flowmeter_common::event::reason;
 use flowmeter_common::flow::{Entry, Opening};
 use flowmeter_common::key::{KEY_WORDS, hash_words};
-#[cfg(feature = "laboratory")]
+#[cfg(feature = "test-programs")]
 use flowmeter_common::packet::Packet;
-use flowmeter_common::parse::{Look, parse_ethernet};
-use flowmeter_common::reaction::Seen;
+use flowmeter_common::parse::{ParseOptions, parse_ethernet};
+use flowmeter_common::prefilter::Seen;
 use flowmeter_common::table::{Hit, Memory, NoSlot, Place, find, find_living, find_or_open, slot_of, tag};
 
 use crate::clock;
@@ -20,7 +20,7 @@ use crate::count::Counters;
 use crate::emit::emit;
 use crate::frame::{KernelFrame, SkbFacts};
 use crate::maps::{AGGREGATES, FLOWS, PARSED, Parsed, Table, config};
-use crate::react;
+use crate::prefilter;
 
 /// Bytes of headers that are made linear where a packet's are not: Ethernet, two tags, IPv6, six extension headers,
 /// TCP without options.
@@ -57,18 +57,18 @@ pub fn meter_arrived<const FILTER: bool>(
         0 => {
             let now = now();
             if FILTER {
-                react::note(parsed, now);
+                prefilter::note(parsed, now);
             }
             let entry = track(&counters, parsed, now);
             if entry.is_null() {
                 report_full(ctx, &counters, 1);
                 return Seen::FOLDED;
             }
-            if FILTER { react::mark_of(entry) } else { Seen::SKIPPED }
+            if FILTER { prefilter::mark_of(entry) } else { Seen::SKIPPED }
         }
         failed => {
             if FILTER {
-                react::note_time(parsed, now());
+                prefilter::note_time(parsed, now());
             }
             counters.skipped(failed as u32 - 1, 1);
             Seen::SKIPPED
@@ -96,18 +96,18 @@ pub fn meter_leaving<const FILTER: bool>(ctx: &TcContext) -> Seen {
         0 => {
             let now = clock::now();
             if FILTER {
-                react::note(parsed, now);
+                prefilter::note(parsed, now);
             }
             let entry = track(&counters, parsed, now);
             if entry.is_null() {
                 report_full(ctx, &counters, facts.segments);
                 return Seen::FOLDED;
             }
-            if FILTER { react::mark_of(entry) } else { Seen::SKIPPED }
+            if FILTER { prefilter::mark_of(entry) } else { Seen::SKIPPED }
         }
         failed => {
             if FILTER {
-                react::note_time(parsed, clock::now());
+                prefilter::note_time(parsed, clock::now());
             }
             counters.skipped(failed as u32 - 1, facts.segments);
             Seen::SKIPPED
@@ -123,14 +123,14 @@ pub fn look_up(ctx: &TcContext) -> Seen {
     };
     let now = clock::now();
     if parse_buffer(ctx, parsed, SkbFacts::of(ctx)) != 0 {
-        react::note_time(parsed, now);
+        prefilter::note_time(parsed, now);
         return Seen::SKIPPED;
     }
-    react::note(parsed, now);
+    prefilter::note(parsed, now);
     // SAFETY: a value of a per-CPU map.
     let Parsed { packet, hash, .. } = unsafe { &*parsed };
     let entry = find(&FLOWS, &Place::of(*hash, config().buckets), packet).entry;
-    if entry.is_null() { Seen::FOLDED } else { react::mark_of(entry) }
+    if entry.is_null() { Seen::FOLDED } else { prefilter::mark_of(entry) }
 }
 
 /// [`parse`] of what a socket buffer holds.
@@ -151,7 +151,7 @@ fn parse_buffer(ctx: &TcContext, parsed: *mut Parsed, facts: SkbFacts) -> u64 {
 }
 
 /// The packet, parsed and nothing else; `None` if it cannot be.
-#[cfg(feature = "laboratory")]
+#[cfg(feature = "test-programs")]
 #[inline(always)]
 pub fn parsed(ctx: &XdpContext) -> Option<*const Packet> {
     let parsed = PARSED.get_ptr_mut(0)?;
@@ -196,7 +196,7 @@ fn scratch(parsed: *mut Parsed) -> *mut u32 {
 #[inline(always)]
 fn parse(frame: KernelFrame, facts: &SkbFacts, parsed: *mut Parsed) -> u64 {
     let config = config();
-    match parse_ethernet(&frame, facts.interface, Look { tunnels: config.tunnels != 0 }) {
+    match parse_ethernet(&frame, facts.interface, ParseOptions { tunnels: config.tunnels != 0 }) {
         Ok(mut packet) => {
             if facts.vlan != 0 {
                 packet.key.inner_vlan = packet.key.outer_vlan;

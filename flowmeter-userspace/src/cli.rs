@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use flowmeter_common::parse::Look;
+use flowmeter_common::parse::ParseOptions;
 
 use crate::features::DEFAULT_SET;
-use crate::reaction::{Mode, Override, parse_override};
+use crate::prefilter::{Mode, Override, parse_override};
 
 /// Watches network traffic, turns packets into flows, and tells the malicious from the benign.
 ///
@@ -123,7 +123,7 @@ pub struct Live {
     pub stats_interval: Duration,
     /// What verdicts do to packets.
     #[command(flatten)]
-    pub reacting: Reacting,
+    pub prefilter: PrefilterArgs,
     /// How flows are written.
     #[command(flatten)]
     pub writing: Writing,
@@ -141,7 +141,7 @@ pub struct Live {
 /// What verdicts do to packets.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "The pre-filter")]
-pub struct Reacting {
+pub struct PrefilterArgs {
     /// What verdicts do to packets, from the packet after the verdict on. If the agent dies, hangs, or cannot score, every
     /// packet passes again within two seconds.
     #[arg(long, value_enum, default_value_t = Mode::Watch)]
@@ -212,8 +212,8 @@ pub struct Parsing {
 
 impl Parsing {
     /// In the core's terms.
-    pub fn look(&self) -> Look {
-        Look { tunnels: self.tunnels }
+    pub fn look(&self) -> ParseOptions {
+        ParseOptions { tunnels: self.tunnels }
     }
 }
 

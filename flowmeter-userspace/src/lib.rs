@@ -5,27 +5,27 @@
 //! 1. [`source`]: flows out of the kernel's table ([`kernel`]) or out of a capture, as [`record`]s.
 //! 2. [`context`]: what surrounds a flow. [`features`]: one table of what is calculated from a flow.
 //! 3. [`model`] and [`verdict`]: a score, a verdict, and what moved it.
-//! 4. [`sink`], [`stats`] and [`delay`]: the log, tables, the accounting.
-//! 5. [`reaction`]: what a verdict does to packets, if the agent does more than watch.
+//! 4. [`sink`], [`stats`] and [`latency`]: the log, tables, the accounting.
+//! 5. [`prefilter`]: what a verdict does to packets, if the agent does more than watch.
 //! 6. [`pipeline`]: the one place that knows all stages; [`command`] puts it together for each use.
 //!
-//! What was [`written`] is read back to tell how good verdicts are ([`evaluation`]) and to fit them to a network
+//! What was [`flow_log`] is read back to tell how good verdicts are ([`evaluation`]) and to fit them to a network
 //! ([`calibration`]).
 
 pub mod calibration;
 pub mod cli;
 pub mod command;
 pub mod context;
-pub mod delay;
 pub mod evaluation;
 pub mod features;
+pub mod flow_log;
 pub mod kernel;
+pub mod latency;
 pub mod model;
 pub mod pipeline;
-pub mod reaction;
+pub mod prefilter;
 pub mod record;
 pub mod sink;
 pub mod source;
 pub mod stats;
 pub mod verdict;
-pub mod written;

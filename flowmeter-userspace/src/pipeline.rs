@@ -3,16 +3,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use flowmeter_common::reaction::mark;
+use flowmeter_common::prefilter::mark;
 
 use crate::features::FeatureSet;
 use crate::model::Verdict;
 use crate::model::drift::{LARGEST_OUTSIDE, LARGEST_SHIFT};
-use crate::reaction::Marker;
+use crate::prefilter::Marker;
 use crate::record::{FlowRecord, Stage};
 use crate::sink::Sink;
 use crate::stats::{DriftStats, PipelineCounts, Shift, Stats};
-use crate::verdict::{Batch, Judge, Judged, Scored};
+use crate::verdict::{Batch, Prediction, Scored, Scorer};
 
 /// A verdict to be written into a living flow's slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Feedback {
 /// Everything after the sources.
 pub struct Pipeline {
     set: &'static FeatureSet,
-    judge: Option<Judge>,
+    scorer: Option<Scorer>,
     sink: Box<dyn Sink>,
     counts: PipelineCounts,
     scoring_failed: bool,
@@ -42,11 +42,11 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Flows are given `set`'s features, judged by `judge` (by its own set's) if there is one, and written to `sink`.
-    pub fn new(set: &'static FeatureSet, judge: Option<Judge>, sink: Box<dyn Sink>) -> Self {
+    /// Flows are given `set`'s features, judged by `scorer` (by its own set's) if there is one, and written to `sink`.
+    pub fn new(set: &'static FeatureSet, scorer: Option<Scorer>, sink: Box<dyn Sink>) -> Self {
         Self {
             set,
-            judge,
+            scorer,
             sink,
             counts: PipelineCounts::default(),
             scoring_failed: false,
@@ -57,12 +57,12 @@ impl Pipeline {
         }
     }
 
-    /// Scores by another judge from now on; what has been counted stays.
-    pub fn replace_judge(&mut self, judge: Judge) {
-        let threshold = judge.threshold();
-        let before = self.judge.as_ref().map_or("no model", Judge::name);
-        log::info!("scoring with {} from now on, threshold {threshold}, instead of {before}", judge.name());
-        self.judge = Some(judge);
+    /// Scores by another scorer from now on; what has been counted stays.
+    pub fn replace_scorer(&mut self, scorer: Scorer) {
+        let threshold = scorer.threshold();
+        let before = self.scorer.as_ref().map_or("no model", Scorer::name);
+        log::info!("scoring with {} from now on, threshold {threshold}, instead of {before}", scorer.name());
+        self.scorer = Some(scorer);
         self.scoring_failed = false;
         self.said_to_fit = None;
     }
@@ -70,16 +70,16 @@ impl Pipeline {
     /// Rows scored so far (flows at their ends and at checkpoints), and the time it took to finish their features, score and
     /// explain them; None if nothing scores.
     pub fn scored(&self) -> Option<(u64, Duration)> {
-        self.judge.as_ref().map(|_| self.scored)
+        self.scorer.as_ref().map(|_| self.scored)
     }
 
     /// How the last flows stand to those that the model was trained on; says so among the diagnostics when that has
     /// changed. None if nothing scores.
     pub fn drift(&mut self) -> Option<DriftStats> {
-        let judge = self.judge.as_ref()?;
-        let fit = judge.fit();
+        let scorer = self.scorer.as_ref()?;
+        let fit = scorer.fit();
         let worst: Vec<Shift> =
-            fit.worst.iter().map(|(input, psi)| Shift { feature: judge.input(*input), psi: *psi }).collect();
+            fit.worst.iter().map(|(input, psi)| Shift { feature: scorer.input(*input), psi: *psi }).collect();
         if fit.fits.is_some() && fit.fits != self.said_to_fit {
             let moved: Vec<_> = worst.iter().map(|w| format!("{} {:.1}", w.feature, w.psi)).collect();
             let figures = format!(
@@ -93,11 +93,11 @@ impl Pipeline {
                 (Some(false), _) => log::warn!(
                     "the traffic does not look like what {} was trained on, so its verdicts are worth less: {figures}; \
                      most changed: {}",
-                    judge.name(),
+                    scorer.name(),
                     moved.join(", ")
                 ),
-                (_, Some(false)) => log::info!("{} fits the traffic again: {figures}", judge.name()),
-                _ => log::debug!("{} fits the traffic: {figures}", judge.name()),
+                (_, Some(false)) => log::info!("{} fits the traffic again: {figures}", scorer.name()),
+                _ => log::debug!("{} fits the traffic: {figures}", scorer.name()),
             }
             self.said_to_fit = fit.fits;
         }
@@ -122,7 +122,7 @@ impl Pipeline {
 
     /// True if what surrounds a flow is asked for: for the columns, or by the model.
     pub fn needs_context(&self) -> bool {
-        self.set.context || self.judge.as_ref().is_some_and(|judge| judge.feature_set().context)
+        self.set.context || self.scorer.as_ref().is_some_and(|scorer| scorer.feature_set().context)
     }
 
     /// What has become of flows so far.
@@ -140,14 +140,14 @@ impl Pipeline {
         observed: impl Fn(&FlowRecord) -> Option<&'a str>,
     ) -> Result<Vec<Feedback>> {
         let batch = self.sink.takes_features().then(|| Batch::of(records, self.set));
-        let judged = self.judge(records, batch.as_ref());
-        let (threshold, model) = match &self.judge {
-            Some(judge) => (Some(judge.threshold()), Some(judge.name())),
+        let predictions = self.predict(records, batch.as_ref());
+        let (threshold, model) = match &self.scorer {
+            Some(scorer) => (Some(scorer.threshold()), Some(scorer.name())),
             None => (None, None),
         };
         let mut feedback = Vec::new();
         for (i, record) in records.iter().enumerate() {
-            let found: Option<&Judged> = judged.get(i);
+            let found: Option<&Prediction> = predictions.get(i);
             let verdict = found.map(|j| j.verdict);
             let unexplained = found.is_some_and(|j| j.unexplained);
             match record.stage {
@@ -206,18 +206,18 @@ impl Pipeline {
         self.sink.flush()
     }
 
-    fn judge(&mut self, records: &[FlowRecord], batch: Option<&Batch>) -> Vec<Judged> {
-        let Some(judge) = &mut self.judge else {
+    fn predict(&mut self, records: &[FlowRecord], batch: Option<&Batch>) -> Vec<Prediction> {
+        let Some(scorer) = &mut self.scorer else {
             return Vec::new();
         };
         let start = Instant::now();
-        let same_set = judge.feature_set().id == self.set.id;
-        let outcome = judge.judge(records, batch.filter(|_| same_set));
+        let same_set = scorer.feature_set().id == self.set.id;
+        let outcome = scorer.predict(records, batch.filter(|_| same_set));
         self.scored.1 += start.elapsed();
-        self.scored.0 += outcome.as_ref().map_or(0, |judged| judged.len() as u64);
+        self.scored.0 += outcome.as_ref().map_or(0, |predictions| predictions.len() as u64);
         self.scores = outcome.is_ok();
         match outcome {
-            Ok(judged) => judged,
+            Ok(predictions) => predictions,
             Err(error) => {
                 if !self.scoring_failed {
                     self.scoring_failed = true;

@@ -1,13 +1,13 @@
 //! The accounting, as it stands in the log and at the end.
 
 use flowmeter_common::counter::{InterfaceCounters, Skip};
-use flowmeter_common::reaction::{Cause, Outcome, ReactionCounters, Tally};
+use flowmeter_common::prefilter::{Cause, Outcome, PrefilterCounters, Tally};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::reaction::Mode;
+use crate::prefilter::Mode;
 
-use crate::delay::Quantiles;
+use crate::latency::Quantiles;
 
 /// A `stats` line.
 #[derive(Clone, Debug, Serialize)]
@@ -153,14 +153,14 @@ pub struct Account {
     pub skipped_by_reason: Map<String, Value>,
     /// What became of the packets, if they were not only watched.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reaction: Option<Reacted>,
+    pub prefilter: Option<PrefilterStats>,
     /// True if seen = counted + folded + skipped, and if what became of the packets adds up to it as well.
     pub identity: bool,
 }
 
 /// What became of an interface's packets: packets, and bytes of IP packets.
 #[derive(Clone, Debug, Serialize)]
-pub struct Reacted {
+pub struct PrefilterStats {
     /// The mode.
     pub mode: Mode,
     /// By outcome.
@@ -176,12 +176,12 @@ pub struct Reacted {
     pub identity: bool,
 }
 
-impl Reacted {
+impl PrefilterStats {
     /// Of an interface that had `seen` packets when, or after, the counters were read; exact if nothing comes any more.
     pub fn new(
         mode: Mode,
-        arrived: &ReactionCounters,
-        left: &ReactionCounters,
+        arrived: &PrefilterCounters,
+        left: &PrefilterCounters,
         seen: u64,
         last: bool,
     ) -> Self {
@@ -226,9 +226,9 @@ impl Reacted {
 
 impl Account {
     /// Adds what became of the packets.
-    pub fn react(&mut self, reacted: Reacted) {
-        self.identity &= reacted.identity;
-        self.reaction = Some(reacted);
+    pub fn set_prefilter(&mut self, prefilter: PrefilterStats) {
+        self.identity &= prefilter.identity;
+        self.prefilter = Some(prefilter);
     }
 
     /// An interface's account.
@@ -249,7 +249,7 @@ impl Account {
             skipped_by_reason: occurred(
                 Skip::ALL.map(|reason| (reason.name(), counters.skipped[reason as usize])),
             ),
-            reaction: None,
+            prefilter: None,
             identity: counters.balanced(),
         }
     }

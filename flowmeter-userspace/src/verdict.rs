@@ -59,13 +59,13 @@ pub struct Scored<'a> {
     pub model: Option<&'a str>,
     /// What moved a malicious verdict, most first.
     pub reasons: &'a [Explanation],
-    /// True if it is malicious and was not asked why, see [`Judged::unexplained`].
+    /// True if it is malicious and was not asked why, see [`Prediction::unexplained`].
     pub unexplained: bool,
 }
 
 /// Verdict on one flow of a batch.
 #[derive(Clone, Debug)]
-pub struct Judged {
+pub struct Prediction {
     /// Malicious, benign or unknown.
     pub verdict: Verdict,
     /// Probability of malicious.
@@ -151,7 +151,7 @@ impl Limit {
 }
 
 /// Scores batches with one model.
-pub struct Judge {
+pub struct Scorer {
     model: Model,
     set: &'static FeatureSet,
     /// The model's inputs, in its order.
@@ -163,8 +163,8 @@ pub struct Judge {
     scores: Vec<f32>,
 }
 
-impl Judge {
-    /// A judge by this model, whose inputs are features of `set`.
+impl Scorer {
+    /// A scorer by this model, whose inputs are features of `set`.
     pub fn new(model: Model, set: &'static FeatureSet) -> Self {
         let all: Vec<_> = set.features().collect();
         let features = model.inputs().iter().map(|&column| all[column]).collect();
@@ -173,7 +173,7 @@ impl Judge {
         Self { model, set, features, calibration: None, drift, limit, inputs: Vec::new(), scores: Vec::new() }
     }
 
-    /// Judges by what was learned of a network, if there is something.
+    /// ScorerLoader by what was learned of a network, if there is something.
     pub fn calibrated(self, calibration: Option<Calibration>) -> Self {
         Self { calibration, ..self }
     }
@@ -224,7 +224,7 @@ impl Judge {
         self.drift.fit(DRIFTED)
     }
 
-    /// The model's inputs for these flows, row after row, as [`judge`](Self::judge) takes them.
+    /// The model's inputs for these flows, row after row, as [`scorer`](Self::scorer) takes them.
     pub fn finish(&mut self, records: &[FlowRecord], finished: Option<&Batch>) -> &[f32] {
         self.inputs.clear();
         for (i, record) in records.iter().enumerate() {
@@ -239,18 +239,18 @@ impl Judge {
         &self.inputs
     }
 
-    /// Scores every flow. `finished` has their features, if those of this judge's set have been finished already.
+    /// Scores every flow. `finished` has their features, if those of this scorer's set have been finished already.
     ///
     /// # Errors
     /// ONNX Runtime fails, or gives what is no probability.
-    pub fn judge(&mut self, records: &[FlowRecord], finished: Option<&Batch>) -> Result<Vec<Judged>> {
+    pub fn predict(&mut self, records: &[FlowRecord], finished: Option<&Batch>) -> Result<Vec<Prediction>> {
         self.finish(records, finished);
         self.scores.clear();
         self.model.score(&self.inputs, &mut self.scores)?;
         self.observe(records);
         let width = self.features.len();
         self.limit.begin();
-        let mut judged = Vec::with_capacity(records.len());
+        let mut predictions = Vec::with_capacity(records.len());
         let rows = self.inputs.chunks_exact(width).zip(&self.scores);
         for (record, (row, &score)) in records.iter().zip(rows) {
             let score = f64::from(score);
@@ -275,9 +275,9 @@ impl Judge {
                 }
                 self.limit.spend(start.elapsed());
             }
-            judged.push(Judged { verdict, score, threshold, reasons, unexplained });
+            predictions.push(Prediction { verdict, score, threshold, reasons, unexplained });
         }
-        Ok(judged)
+        Ok(predictions)
     }
 
     /// Compares flows that have ended with those of training; of a large batch a part, evenly spread.

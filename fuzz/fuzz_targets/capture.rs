@@ -9,7 +9,7 @@ use flowmeter::source::flows::Flows;
 use flowmeter_common::config::Timeouts;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;
-use flowmeter_common::parse::{Look, parse_link};
+use flowmeter_common::parse::{ParseOptions, parse_link};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
             break;
         }
         let slice = SliceFrame::new(frame.data, frame.wire_len as usize);
-        let parsed = parse_link(&slice, frame.link_type, Look { tunnels: true });
+        let parsed = parse_link(&slice, frame.link_type, ParseOptions { tunnels: true });
         flows.packets(&[(parsed, frame.timestamp_ns)], &mut give).unwrap();
     }
     let totals = flows.finish(&mut give).unwrap();

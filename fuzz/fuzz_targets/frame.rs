@@ -2,7 +2,7 @@
 #![no_main]
 
 use flowmeter_common::frame::SliceFrame;
-use flowmeter_common::parse::{Look, parse_link};
+use flowmeter_common::parse::{ParseOptions, parse_link};
 use libfuzzer_sys::fuzz_target;
 
 /// Link types that are read, and one that is not.
@@ -13,14 +13,14 @@ fuzz_target!(|data: &[u8]| {
     let link = LINKS[*choice as usize % LINKS.len()];
     let wire_len = frame.len() + usize::from(*cut & 0x7f) * 16;
     let slice = SliceFrame::new(frame, wire_len);
-    let outer = parse_link(&slice, link, Look::default());
+    let outer = parse_link(&slice, link, ParseOptions::default());
     if let Ok(packet) = outer {
         assert!(packet.size as usize <= wire_len, "{packet:?} of {wire_len} bytes");
         assert!(packet.payload + u32::from(packet.header) <= packet.size, "{packet:?}");
         assert!(packet.direction < 2 && packet.segments == 1);
         assert_eq!(packet.key.tunnel, 0);
     }
-    if let Ok(inner) = parse_link(&slice, link, Look { tunnels: true }) {
+    if let Ok(inner) = parse_link(&slice, link, ParseOptions { tunnels: true }) {
         // What is inside a tunnel is smaller than the tunnel; without one nothing changes.
         match inner.key.tunnel {
             0 => assert_eq!(Ok(inner), outer),

@@ -10,7 +10,7 @@
 //! 6. [`tap`]: counts the same packets by other means; [`inspector`]: captures what FlowMeter lets through to it.
 //! 7. [`fixtures`]: small captures, each of one hard case; [`corpora`]: large collections of found ones.
 //! 8. [`packets`]: sequences of parsed packets, made of any bytes.
-//! 9. [`laboratory`]: the kernel programs without an interface; [`programs`]: puts recorded packets through them.
+//! 9. [`test_programs`]: the kernel programs without an interface; [`programs`]: puts recorded packets through them.
 //! 10. [`onnx`]: changes and makes model files.
 //!
 //! Nothing here touches the machine's own interfaces: traffic stays in namespaces that the caller makes.
@@ -20,7 +20,6 @@ pub mod corpora;
 pub mod fixtures;
 pub mod frames;
 pub mod inspector;
-pub mod laboratory;
 pub mod netns;
 pub mod onnx;
 pub mod packets;
@@ -28,6 +27,7 @@ pub mod programs;
 pub mod replay;
 pub mod row;
 pub mod tap;
+pub mod test_programs;
 
 use std::path::PathBuf;
 

@@ -7,17 +7,17 @@ use flowmeter::record::{FlowRecord, Stage};
 use flowmeter_common::config::Timeouts;
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::lifecycle::{Ages, EndReason};
-use flowmeter_common::parse::Look;
+use flowmeter_common::parse::ParseOptions;
 use flowmeter_common::table::{free, state};
 
-use crate::laboratory::{Laboratory, Setup};
+use crate::test_programs::{Setup, TestPrograms};
 
 /// The entry that takes its clock from a map.
 const PROGRAM: &str = "flowmeter_replay";
 
 /// The loaded programs and their maps.
 pub struct Programs {
-    laboratory: Laboratory,
+    test_programs: TestPrograms,
     clock: Array<MapData, [u64; 2]>,
     ring: Ring,
     /// Flows that later packets ended.
@@ -31,25 +31,25 @@ impl Programs {
     ///
     /// # Errors
     /// They have not been built, or the kernel refuses them.
-    pub fn load(timeouts: Timeouts, look: Look, flows: u32) -> Result<Self> {
+    pub fn load(timeouts: Timeouts, look: ParseOptions, flows: u32) -> Result<Self> {
         let setup = Setup { programs: &[PROGRAM], timeouts, look, flows, ..Setup::default() };
-        let mut laboratory = Laboratory::load(&setup)?;
-        let ring = laboratory.ring()?;
-        let clock = laboratory.take_map("REPLAY")?.try_into()?;
+        let mut test_programs = TestPrograms::load(&setup)?;
+        let ring = test_programs.ring()?;
+        let clock = test_programs.take_map("REPLAY")?.try_into()?;
         let counted_before = InterfaceCounters::default();
-        Ok(Self { laboratory, clock, ring, ended: Vec::new(), timeouts, counted_before })
+        Ok(Self { test_programs, clock, ring, ended: Vec::new(), timeouts, counted_before })
     }
 
-    /// Runs the ingress path on a frame of at least [`SHORTEST`](crate::laboratory::SHORTEST) bytes.
+    /// Runs the ingress path on a frame of at least [`SHORTEST`](crate::test_programs::SHORTEST) bytes.
     ///
     /// # Errors
     /// The kernel does not run it, or the program does not pass the packet.
     pub fn packet(&mut self, data: &[u8], now: u64, wire_len: usize) -> Result<()> {
         self.clock.set(0, [now, wire_len as u64], 0)?;
-        self.laboratory.run(PROGRAM, data, 1)?;
+        self.test_programs.run(PROGRAM, data, 1)?;
         // At once, as the agent does within milliseconds: a key's slots are few.
         while let Some(event) = self.ring.take() {
-            if self.laboratory.table.tag(event.slot) & state::MASK == state::RETIRED {
+            if self.test_programs.table.tag(event.slot) & state::MASK == state::RETIRED {
                 self.take_out(event.slot, None);
             }
         }
@@ -58,8 +58,8 @@ impl Programs {
 
     /// Takes all flows out, as the agent does; those that live ended by the clock, or with the capture, at `now`.
     pub fn drain(&mut self, now: u64) -> Vec<FlowRecord> {
-        for slot in 0..self.laboratory.table.size().slots() {
-            match self.laboratory.table.tag(slot) & state::MASK {
+        for slot in 0..self.test_programs.table.size().slots() {
+            match self.test_programs.table.tag(slot) & state::MASK {
                 state::LIVE => self.take_out(slot, Some(now)),
                 state::RETIRED => self.take_out(slot, None),
                 _ => {}
@@ -70,8 +70,8 @@ impl Programs {
 
     /// Takes one flow out; it lives if it is given a time.
     fn take_out(&mut self, slot: u32, living_at: Option<u64>) {
-        let tag = self.laboratory.table.tag(slot);
-        if let Some(entry) = self.laboratory.table.copy_retired(tag) {
+        let tag = self.test_programs.table.tag(slot);
+        if let Some(entry) = self.test_programs.table.copy_retired(tag) {
             let why = match living_at {
                 Some(now) => {
                     // SAFETY: a reference points to a readable flow.
@@ -83,7 +83,7 @@ impl Programs {
             };
             self.ended.push(FlowRecord { entry, stage: Stage::End(why), clock_offset: 0, context: None });
         }
-        free(&*self.laboratory.table, slot, tag);
+        free(&*self.test_programs.table, slot, tag);
     }
 
     /// What was counted since the last call. Events are left out: nobody takes them.
@@ -91,7 +91,7 @@ impl Programs {
     /// # Errors
     /// The map cannot be read.
     pub fn counted(&mut self) -> Result<InterfaceCounters> {
-        let mut all = self.laboratory.counted()?;
+        let mut all = self.test_programs.counted()?;
         all.events_lost = 0;
         let before = std::mem::replace(&mut self.counted_before, all);
         let mut since = all;

@@ -25,7 +25,7 @@ const SNAPLEN: usize = 256;
 /// Kernel memory for packets that wait to be counted.
 const BUFFER: libc::c_int = 64 << 20;
 /// The largest number of packets a test may send past a tap.
-const MOST: u64 = 50_000_000;
+const MAX: u64 = 50_000_000;
 
 /// One direction of a conversation: protocol, sender, receiver.
 pub type OneWay = (u8, End, End);
@@ -123,7 +123,7 @@ fn set<T>(socket: &OwnedFd, level: libc::c_int, name: libc::c_int, value: &T) ->
 fn count(socket: &OwnedFd, stop: &AtomicBool) -> Result<HashMap<OneWay, Count>> {
     let mut counts: HashMap<OneWay, Count> = HashMap::new();
     let mut buffer = [0_u8; VNET_HEADER + SNAPLEN];
-    for _ in 0..MOST {
+    for _ in 0..MAX {
         // SAFETY: pointer and length are the buffer's own.
         let got = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
         if got < 0 {

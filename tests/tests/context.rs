@@ -10,7 +10,7 @@ use flowmeter_common::flow::{Entry, Opening};
 use flowmeter_common::frame::SliceFrame;
 use flowmeter_common::key::mapped_ipv4;
 use flowmeter_common::packet;
-use flowmeter_common::parse::{Look, parse_link};
+use flowmeter_common::parse::{ParseOptions, parse_link};
 use flowmeter_tests::frames::{Packet, Transport, tcp};
 
 const START: u64 = 1_700_000_000 * SECOND;
@@ -25,7 +25,7 @@ fn records(frames: impl IntoIterator<Item = (u64, Vec<u8>)>) -> Result<Vec<FlowR
     let mut flows = Flows::new(Timeouts::default());
     for (at, data) in frames {
         let frame = SliceFrame::new(&data, data.len());
-        flows.packets(&[(parse_link(&frame, 1, Look::default()), START + at)], &mut give)?;
+        flows.packets(&[(parse_link(&frame, 1, ParseOptions::default()), START + at)], &mut give)?;
     }
     flows.finish(&mut give)?;
     Ok(records)

@@ -10,7 +10,7 @@ use flowmeter::source::flows::Flows;
 use flowmeter::source::pcap::{self, Recorder};
 use flowmeter_common::config::Timeouts;
 use flowmeter_common::frame::SliceFrame;
-use flowmeter_common::parse::{Look, parse_link};
+use flowmeter_common::parse::{ParseOptions, parse_link};
 use flowmeter_tests::packets::{STEP, step};
 use flowmeter_tests::{fixtures, sample_folder};
 
@@ -41,7 +41,10 @@ fn columns(set: &FeatureSet) -> Result<Vec<Vec<f64>>> {
         let mut flows = Flows::new(Timeouts::default());
         for frame in &fixture.frames {
             let slice = SliceFrame::new(&frame.data, frame.wire_len as usize);
-            flows.packets(&[(parse_link(&slice, 1, Look::default()), frame.timestamp_ns)], &mut give)?;
+            flows.packets(
+                &[(parse_link(&slice, 1, ParseOptions::default()), frame.timestamp_ns)],
+                &mut give,
+            )?;
         }
         flows.finish(&mut give)?;
     }

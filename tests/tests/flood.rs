@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use flowmeter::record::FlowRecord;
-use flowmeter::source::live::Harvester;
+use flowmeter::source::live::Drain;
 use flowmeter_common::config::Timeouts;
 use flowmeter_tests::agent::{Agent, Signal};
 use flowmeter_tests::frames::{Packet, Transport, tcp};
-use flowmeter_tests::laboratory::{Cursor, GENERATOR, Laboratory, Setup, Traffic};
 use flowmeter_tests::netns::{Chatter, Namespace, Offload};
 use flowmeter_tests::replay::{Frame, Oversized, Pace, Sender};
+use flowmeter_tests::test_programs::{Cursor, GENERATOR, Setup, TestPrograms, Traffic};
 use flowmeter_tests::{require_root, row};
 
 /// One-packet flows.
@@ -57,21 +57,21 @@ fn printed_mebibytes(said: &str) -> Result<u64> {
     Ok(numbers.iter().sum())
 }
 
-/// Kernel programs and harvest alone, without an interface.
+/// Kernel programs and drain alone, without an interface.
 #[test]
 fn through_the_kernel_program() -> Result<()> {
     if !require_root("a flood through the kernel program") {
         return Ok(());
     }
-    let mut laboratory = Laboratory::load(&Setup {
+    let mut test_programs = TestPrograms::load(&Setup {
         programs: &["bench_flowmeter"],
         flows: SLOTS,
         traffic: Traffic::EachItsOwn,
         ..Setup::default()
     })?;
-    let ring = laboratory.ring()?;
-    let (table, aggregates) = (laboratory.table.clone(), laboratory.aggregates.clone());
-    let mut harvester = Harvester::new(table, aggregates, ring, Timeouts::default(), None);
+    let ring = test_programs.ring()?;
+    let (table, aggregates) = (test_programs.table.clone(), test_programs.aggregates.clone());
+    let mut drain = Drain::new(table, aggregates, ring, Timeouts::default(), None);
     let (mut flows, mut folded) = (0_u64, 0_u64);
     let mut give = |records: Vec<FlowRecord>| {
         for record in &records {
@@ -85,22 +85,19 @@ fn through_the_kernel_program() -> Result<()> {
     let frame = probe();
     let batch = 100_000;
     for _ in 0..FLOOD / batch {
-        laboratory.run("bench_flowmeter", &frame, batch)?;
-        harvester.look(&mut give)?;
+        test_programs.run("bench_flowmeter", &frame, batch)?;
+        drain.look(&mut give)?;
     }
-    harvester.flush(&mut give)?;
-    let (harvested, counted) = (harvester.harvested(), laboratory.counted()?);
+    drain.flush(&mut give)?;
+    let (drained, counted) = (drain.drained(), test_programs.counted()?);
     ensure!(counted.balanced() && counted.seen == u64::from(FLOOD), "{counted:?}");
-    ensure!(
-        counted.counted == harvested.packets && counted.opened == harvested.flows,
-        "{counted:?} {harvested:?}"
-    );
+    ensure!(counted.counted == drained.packets && counted.opened == drained.flows, "{counted:?} {drained:?}");
     ensure!(counted.folded > 0 && counted.unaggregated == 0, "all of one service: {counted:?}");
     ensure!(
         (flows, folded) == (counted.opened, counted.folded),
         "{flows} and {folded} were given: {counted:?}"
     );
-    ensure!(harvested.evicted > 0, "one-packet flows make room: {harvested:?}");
+    ensure!(drained.evicted > 0, "one-packet flows make room: {drained:?}");
     Ok(())
 }
 
@@ -116,7 +113,7 @@ fn over_a_cable() -> Result<()> {
     let slots = SLOTS.to_string();
     let words = ["--max-flows", &slots, "--stats-interval", "1s"];
     let agent = Agent::start(&watches, &["in"], &folder.path().join("log"), &words)?;
-    let mut generator = Laboratory::load(&Setup {
+    let mut generator = TestPrograms::load(&Setup {
         programs: &[GENERATOR],
         traffic: Traffic::EachItsOwn,
         leave_by: sends.interface_index("out")?,

@@ -12,10 +12,10 @@ use flowmeter_common::config::Timeouts;
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;
-use flowmeter_common::parse::{Look, link::link_type, network_header, parse_link};
+use flowmeter_common::parse::{ParseOptions, link::link_type, network_header, parse_link};
 use flowmeter_tests::corpora::{files, unpack};
-use flowmeter_tests::laboratory::SHORTEST;
 use flowmeter_tests::programs::Programs;
+use flowmeter_tests::test_programs::SHORTEST;
 use flowmeter_tests::{fixtures, require_root, sample_folder};
 
 /// Flows that a capture may have at once here.
@@ -37,7 +37,7 @@ struct Compared {
 
 /// Both ways at once.
 struct Pair {
-    look: Look,
+    look: ParseOptions,
     programs: Programs,
     compared: Compared,
 }
@@ -52,7 +52,7 @@ struct Capture {
 }
 
 impl Pair {
-    fn new(look: Look) -> Result<Self> {
+    fn new(look: ParseOptions) -> Result<Self> {
         Ok(Self { look, programs: Programs::load(TIMEOUTS(), look, TABLE)?, compared: Compared::default() })
     }
 
@@ -191,7 +191,7 @@ fn fixtures_of_hard_cases() -> Result<()> {
         return Ok(());
     }
     for tunnels in [false, true] {
-        let mut pair = Pair::new(Look { tunnels })?;
+        let mut pair = Pair::new(ParseOptions { tunnels })?;
         for fixture in fixtures::all() {
             let mut capture = pair.begin();
             for frame in &fixture.frames {
@@ -210,7 +210,7 @@ fn recorded_sample() -> Result<()> {
     if !require_root("kernel and capture path agree") {
         return Ok(());
     }
-    let mut pair = Pair::new(Look::default())?;
+    let mut pair = Pair::new(ParseOptions::default())?;
     for path in files(&sample_folder())?.iter().filter(|path| path.to_string_lossy().contains(".pcap")) {
         pair.file(path)?;
     }
@@ -226,7 +226,7 @@ fn odd_captures() -> Result<()> {
     let Some(folder) = unpack("robust")? else { return Ok(()) };
     let captures = files(folder.path())?;
     for tunnels in [false, true] {
-        let mut pair = Pair::new(Look { tunnels })?;
+        let mut pair = Pair::new(ParseOptions { tunnels })?;
         for path in &captures {
             pair.file(path)?;
         }

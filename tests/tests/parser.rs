@@ -8,7 +8,7 @@ use flowmeter_common::frame::SliceFrame;
 use flowmeter_common::key::{VLAN_PRESENT, tunnel};
 use flowmeter_common::packet::Packet as Parsed;
 use flowmeter_common::parse::link::link_type;
-use flowmeter_common::parse::{Look, parse_link};
+use flowmeter_common::parse::{ParseOptions, parse_link};
 use flowmeter_tests::fixtures;
 use flowmeter_tests::frames::{Extension, Fragment, Packet, Transport, tcp};
 
@@ -18,14 +18,14 @@ type Row = (&'static str, u32, Vec<u8>, Result<&'static str, Skip>);
 /// The same, of an Ethernet frame.
 type EthernetRow = (&'static str, Vec<u8>, Result<&'static str, Skip>);
 
-fn check_ethernet(rows: Vec<EthernetRow>, look: Look) {
+fn check_ethernet(rows: Vec<EthernetRow>, look: ParseOptions) {
     check(
         rows.into_iter().map(|(sentence, frame, is)| (sentence, link_type::ETHERNET, frame, is)).collect(),
         look,
     );
 }
 
-fn check(rows: Vec<Row>, look: Look) {
+fn check(rows: Vec<Row>, look: ParseOptions) {
     for (sentence, link, frame, expected) in rows {
         let parsed =
             parse_link(&SliceFrame::new(&frame, frame.len()), link, look).map(|packet| text(&packet));
@@ -191,7 +191,7 @@ fn link_headers() {
             ("Cisco HDLC", C_HDLC, behind(&[0x0f, 0, 8, 0], &four), Ok(UDP)),
             ("a link type that is not read", 147, four.build(), Err(Skip::UnsupportedLink)),
         ],
-        Look::default(),
+        ParseOptions::default(),
     );
 }
 
@@ -219,7 +219,7 @@ fn tags() {
                 Ok("vlan 100 vlan 7 v4 17 192.0.2.1 4000 > 198.51.100.7 53, 38 = 8 + 10"),
             ),
         ],
-        Look::default(),
+        ParseOptions::default(),
     );
 }
 
@@ -279,7 +279,7 @@ fn ipv4() {
                 Ok("v4 50 192.0.2.1 0 > 198.51.100.7 0, 60 = 0 + 40"),
             ),
         ],
-        Look::default(),
+        ParseOptions::default(),
     );
 }
 
@@ -344,7 +344,7 @@ fn ipv6() {
             ),
             ("no next header", there6().build(), Ok("v6 59 2001:db8::1 0 > 2001:db8::7 0, 40 = 0 + 0")),
         ],
-        Look::default(),
+        ParseOptions::default(),
     );
 }
 
@@ -424,7 +424,7 @@ fn transport_headers() {
                 Ok("v6 58 2001:db8::1 135 > 2001:db8::7 0, 56 = 8 + 8"),
             ),
         ],
-        Look::default(),
+        ParseOptions::default(),
     );
 }
 
@@ -480,10 +480,11 @@ fn tunnels_that_are_looked_into() {
             Ok("ipip 0: v4 4 192.0.2.1 0 > 198.51.100.7 0, 52 = 0 + 32"),
         ),
     ];
-    check_ethernet(rows.clone(), Look { tunnels: true });
+    check_ethernet(rows.clone(), ParseOptions { tunnels: true });
     // Not looked into, every one of them is a packet between the tunnel's ends.
     for (sentence, frame, _) in rows {
-        let parsed = parse_link(&SliceFrame::new(&frame, frame.len()), link_type::ETHERNET, Look::default());
+        let parsed =
+            parse_link(&SliceFrame::new(&frame, frame.len()), link_type::ETHERNET, ParseOptions::default());
         let packet = parsed.unwrap_or_else(|skip| panic!("{sentence}: {skip:?}"));
         assert_eq!(packet.key.tunnel, tunnel::NONE, "{sentence}");
         assert_eq!(packet.size as usize, frame.len() - ETHERNET, "{sentence}");
@@ -498,7 +499,7 @@ fn what_is_kept_of_a_frame_never_changes_what_it_is() {
         for frame in fixture.frames.iter().filter(|frame| frame.data.len() == frame.wire_len as usize) {
             let parse = |kept: usize| {
                 let kept = SliceFrame::new(&frame.data[..kept], frame.data.len());
-                parse_link(&kept, link_type::ETHERNET, Look::default())
+                parse_link(&kept, link_type::ETHERNET, ParseOptions::default())
             };
             let whole = parse(frame.data.len());
             let mut found = false;

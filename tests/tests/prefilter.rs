@@ -13,17 +13,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use flowmeter::kernel::clock;
-use flowmeter::reaction::lists::Rule;
-use flowmeter::reaction::{Mode, Policy};
-use flowmeter_common::reaction::listed;
+use flowmeter::prefilter::lists::Rule;
+use flowmeter::prefilter::{Mode, Policy};
+use flowmeter_common::prefilter::listed;
 use flowmeter_common::table::state;
 use flowmeter_tests::agent::{Agent, Signal};
 use flowmeter_tests::frames::{Packet, Transport};
 use flowmeter_tests::inspector::{Inspector, numbered};
-use flowmeter_tests::laboratory::{Laboratory, Setup};
 use flowmeter_tests::netns::{Chatter, Namespace, Offload};
 use flowmeter_tests::replay::{Frame, Oversized, Pace, Sender};
 use flowmeter_tests::row::{number, text};
+use flowmeter_tests::test_programs::{Setup, TestPrograms};
 use flowmeter_tests::{require_program, require_root};
 use serde_json::Value;
 
@@ -50,7 +50,7 @@ const FAIL_OPEN: Duration = Duration::from_secs(2);
 /// A sender, a host that watches, and an inspector behind it.
 struct Place {
     // Dropped first: it holds an interface.
-    _passes: Laboratory,
+    _passes: TestPrograms,
     sends: Namespace,
     watches: Namespace,
     inspects: Namespace,
@@ -65,8 +65,8 @@ impl Place {
         sends.join("out", &watches, "in", Chatter::None, Offload::Off)?;
         watches.join("ids0", &inspects, "tap0", Chatter::None, Offload::Off)?;
         // A veth takes redirected packets only if its peer has a program, too, or GRO.
-        let mut passes = Laboratory::load(&Setup { programs: &["laboratory_pass"], ..Setup::default() })?;
-        inspects.run(|| passes.attach("laboratory_pass", "tap0"))??;
+        let mut passes = TestPrograms::load(&Setup { programs: &["test_pass"], ..Setup::default() })?;
+        inspects.run(|| passes.attach("test_pass", "tap0"))??;
         Ok(Self { _passes: passes, sends, watches, inspects, folder: tempfile::tempdir()? })
     }
 
@@ -197,7 +197,7 @@ fn union(a: BTreeSet<u64>, b: BTreeSet<u64>) -> BTreeSet<u64> {
 
 /// Packets and bytes of an outcome.
 fn tally(account: &Value, outcome: &str) -> Result<u64> {
-    number(&account["reaction"][outcome], "packets")
+    number(&account["prefilter"][outcome], "packets")
 }
 
 const END: u64 = FIRST + REST;
@@ -211,7 +211,7 @@ fn watch_passes_all() -> Result<()> {
     same("inspector", &inspector, &BTreeSet::new())?;
     same("host", &host, &union(numbers(ALL, 0..FIRST, 1, 0), numbers(ALL, FIRST..END, 2, 0)))?;
     same("peer", &peer, &numbers(ALL, FIRST..END, 2, 1))?;
-    ensure!(account["reaction"].is_null(), "{account}");
+    ensure!(account["prefilter"].is_null(), "{account}");
     Ok(())
 }
 
@@ -226,7 +226,7 @@ fn mirror_copies_what_is_not_benign() -> Result<()> {
     let wanted = union(numbers(ALL, 0..FIRST, 1, 0), numbers(SUSPECT, FIRST..END, 1, 0));
     same("inspector", &inspector, &wanted)?;
     ensure!(tally(&account, "cloned")? == wanted.len() as u64, "{account}");
-    ensure!(tally(&account, "spared")? == FLOWS * REST && account["reaction"]["between"] == 0, "{account}");
+    ensure!(tally(&account, "spared")? == FLOWS * REST && account["prefilter"]["between"] == 0, "{account}");
     ensure!(tally(&account, "failed")? == 0 && tally(&account, "dropped")? == 0, "{account}");
     Ok(())
 }
@@ -242,7 +242,7 @@ fn divert_redirects_what_is_not_benign() -> Result<()> {
     same("inspector", &inspector, &wanted)?;
     ensure!(tally(&account, "diverted")? == wanted.len() as u64, "{account}");
     ensure!(tally(&account, "spared")? == FLOWS * REST && tally(&account, "passed")? == 0, "{account}");
-    let first_stage = &account["reaction"]["by_cause"]["benign@first"]["dropped"]["packets"];
+    let first_stage = &account["prefilter"]["by_cause"]["benign@first"]["dropped"]["packets"];
     ensure!(
         first_stage.as_u64().is_some_and(|n| n >= FLOWS),
         "a verdict begins at its first stage: {account}"
@@ -381,9 +381,9 @@ fn block_by_any_mark_and_any_list() -> Result<()> {
     const PROGRAM: &str = "filter_ingress";
     let policy = Policy::new(Mode::Block, None, &[], None, &[])?;
     let config = policy.config();
-    let setup = Setup { programs: &[PROGRAM], flows: 4096, reaction: config, ..Setup::default() };
-    let mut laboratory = Laboratory::load(&setup)?;
-    let mut filter = laboratory.filter(&config)?;
+    let setup = Setup { programs: &[PROGRAM], flows: 4096, prefilter: config, ..Setup::default() };
+    let mut test_programs = TestPrograms::load(&setup)?;
+    let mut filter = test_programs.filter(&config)?;
     let mut random = fastrand::Rng::with_seed(6);
     let (mut dropped, mut marked, mut sent) = (0, 0, 0_u64);
     for round in 0..60 {
@@ -401,7 +401,7 @@ fn block_by_any_mark_and_any_list() -> Result<()> {
                 }
             })
             .collect();
-        filter.lists.install(&filter.heart, &rules)?;
+        filter.lists.install(&filter.heartbeat, &rules)?;
         for _ in 0..100 {
             let (from, to) = (host(&mut random), host(&mut random));
             let (from_port, to_port) = (random.u16(1..4), random.u16(1..4));
@@ -409,15 +409,15 @@ fn block_by_any_mark_and_any_list() -> Result<()> {
             let transport = Transport::udp(from_port, to_port).payload([0; 20]);
             let frame = Packet::ipv4(&address(from), &address(to)).with(transport).build();
             let alive = random.u8(0..10) != 0;
-            filter.heart.beat(if alive { clock::monotonic() } else { 0 });
+            filter.heartbeat.beat(if alive { clock::monotonic() } else { 0 });
             // Half of the words are near to those that mean something.
             let near = random.u32(0..0x400) | u32::from(random.u16(..)) << 16;
             let word = if random.bool() { near } else { random.u32(..) };
             // The flow is there from its first packet on; its verdict may be any word from the second on.
-            laboratory.outcome(PROGRAM, &frame, 1)?;
-            let entries = 0..laboratory.table.size().entries();
-            entries.for_each(|entry| laboratory.table.store_word(entry, word));
-            let (verdict, _) = laboratory.outcome(PROGRAM, &frame, 1)?;
+            test_programs.outcome(PROGRAM, &frame, 1)?;
+            let entries = 0..test_programs.table.size().entries();
+            entries.for_each(|entry| test_programs.table.store_word(entry, word));
+            let (verdict, _) = test_programs.outcome(PROGRAM, &frame, 1)?;
             sent += 2;
             let ends = [(IpAddr::from(from), from_port), (IpAddr::from(to), to_port)];
             let malicious = [3, 0x103].contains(&(word & 0xffff));
@@ -436,12 +436,12 @@ fn block_by_any_mark_and_any_list() -> Result<()> {
         }
     }
     ensure!(dropped > 500 && marked > 3, "{dropped} dropped, {marked} marked: not enough of each was tried");
-    let counted = laboratory.counted()?;
+    let counted = test_programs.counted()?;
     ensure!(counted.balanced() && counted.seen == sent && counted.counted == sent, "{counted:?}");
-    let in_flows: u64 = (0..laboratory.table.size().slots())
-        .map(|slot| laboratory.table.tag(slot))
+    let in_flows: u64 = (0..test_programs.table.size().slots())
+        .map(|slot| test_programs.table.tag(slot))
         .filter(|tag| tag & state::MASK == state::LIVE)
-        .filter_map(|tag| laboratory.table.copy_retired(tag))
+        .filter_map(|tag| test_programs.table.copy_retired(tag))
         .map(|entry| entry.state.packets())
         .sum();
     ensure!(in_flows == sent, "{in_flows} packets are in flows, {sent} were sent");
@@ -699,7 +699,7 @@ fn lists_are_read_again() -> Result<()> {
     ensure!(came(&after) == [true, false], "verdicts again: {:?}", came(&after));
     ensure!(came(&wrong) == [true, false], "a wrong list changes nothing: {:?}", came(&wrong));
     ensure!(came(&all) == [false, false], "everything is denied: {:?}", came(&all));
-    let causes = &outcome.stats()?["interfaces"][0]["reaction"]["by_cause"];
+    let causes = &outcome.stats()?["interfaces"][0]["prefilter"]["by_cause"];
     ensure!(number(&causes["allowed"]["passed"], "packets")? == FIRST + 1, "{causes}");
     ensure!(number(&causes["denied"]["dropped"], "packets")? == FIRST + 3, "{causes}");
     Ok(())
@@ -713,7 +713,7 @@ fn the_audit_lane_goes_to_the_inspector() -> Result<()> {
     }
     let ([inspector, ..], account) = mixed("divert", &["--audit", "1"])?;
     same("inspector", &inspector, &numbers(ALL, 0..END, 1, 0))?;
-    let audited = &account["reaction"]["by_cause"]["audited"]["diverted"];
+    let audited = &account["prefilter"]["by_cause"]["audited"]["diverted"];
     ensure!(number(audited, "packets")? == FLOWS * REST, "{account}");
     Ok(())
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use flowmeter_tests::agent::{Agent, Signal};
 use flowmeter_tests::frames::{Packet, Transport};
-use flowmeter_tests::laboratory::{GENERATOR, Laboratory, Setup, Traffic};
 use flowmeter_tests::netns::{Chatter, Namespace, Offload};
 use flowmeter_tests::require_root;
+use flowmeter_tests::test_programs::{GENERATOR, Setup, TestPrograms, Traffic};
 
 /// How long, in seconds; `FLOWMETER_SOAK_SECONDS` asks for more.
 const SECONDS: u64 = 60;
@@ -29,7 +29,7 @@ fn memory_is_flat() -> Result<()> {
     // The log of so many flows would fill the disk.
     let words = ["--max-flows", "65536", "--idle-timeout", "1s", "--stats-interval", "1s"];
     let agent = Agent::start(&watches, &["in"], Path::new("/dev/null"), &words)?;
-    let generator = Laboratory::load(&Setup {
+    let generator = TestPrograms::load(&Setup {
         programs: &[GENERATOR],
         traffic: Traffic::EachItsOwn,
         leave_by: sends.interface_index("out")?,

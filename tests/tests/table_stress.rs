@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use flowmeter::record::{FlowRecord, Stage};
-use flowmeter::source::live::Harvester;
+use flowmeter::source::live::Drain;
 use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::key::FlowKey;
 use flowmeter_tests::frames::{Packet, Transport, tcp};
-use flowmeter_tests::laboratory::{Cursor, Laboratory, SERVER_SENDS, Setup, Traffic, pin_to};
 use flowmeter_tests::require_root;
+use flowmeter_tests::test_programs::{Cursor, SERVER_SENDS, Setup, TestPrograms, Traffic, pin_to};
 
 const PROGRAM: &str = "bench_flowmeter";
 /// Flows that both CPUs write. Few, so that they meet often.
@@ -37,34 +37,34 @@ fn limit(promised: u64) -> Duration {
     Duration::from_secs(asked.unwrap_or(promised))
 }
 
-/// Two CPUs run the traffic for so long, the second with its elements changed, while a third thread harvests.
+/// Two CPUs run the traffic for so long, the second with its elements changed, while a third thread drains.
 fn stress(seconds: u64, change: u32) -> Result<()> {
     let sequence: Vec<u32> = (0..FLOWS * TURNS).map(|i| i % FLOWS).collect();
-    let mut laboratory = Laboratory::load(&Setup {
+    let mut test_programs = TestPrograms::load(&Setup {
         programs: &[PROGRAM],
         timeouts: TIMEOUTS,
         flows: 1 << 12,
         traffic: Traffic::Sequence(sequence),
         ..Setup::default()
     })?;
-    laboratory.place(|cpu| Cursor { change: if cpu == 0 { 0 } else { change }, ..Cursor::default() })?;
-    let ring = laboratory.ring()?;
-    let (table, aggregates) = (laboratory.table.clone(), laboratory.aggregates.clone());
+    test_programs.place(|cpu| Cursor { change: if cpu == 0 { 0 } else { change }, ..Cursor::default() })?;
+    let ring = test_programs.ring()?;
+    let (table, aggregates) = (test_programs.table.clone(), test_programs.aggregates.clone());
     let frame = Packet::ipv4("10.0.0.0", "192.0.2.1")
         .with(Transport::tcp(1024, 443).flags(tcp::ACK).payload(vec![0; 100]))
         .build();
     let size = u64::from(u16::from_be_bytes([frame[16], frame[17]]));
 
     let stop = AtomicBool::new(false);
-    let (rounds, sums, harvested) = std::thread::scope(|scope| -> Result<_> {
+    let (rounds, sums, drained) = std::thread::scope(|scope| -> Result<_> {
         let run = |cpu: usize| {
-            let (laboratory, frame, stop) = (&laboratory, &frame, &stop);
+            let (test_programs, frame, stop) = (&test_programs, &frame, &stop);
             scope.spawn(move || -> Result<u64> {
                 pin_to(cpu)?;
                 let end = Instant::now() + limit(seconds);
                 let mut rounds = 0;
                 while Instant::now() < end && !stop.load(Ordering::Relaxed) {
-                    laboratory.run(PROGRAM, frame, FLOWS * TURNS)?;
+                    test_programs.run(PROGRAM, frame, FLOWS * TURNS)?;
                     rounds += 1;
                     // Now and then the flows fall idle, and the next packet finds them so.
                     if rounds % 1024 == 0 {
@@ -75,9 +75,9 @@ fn stress(seconds: u64, change: u32) -> Result<()> {
             })
         };
         let cpus = [run(0), run(1)];
-        let harvest = scope.spawn(|| -> Result<_> {
+        let drain = scope.spawn(|| -> Result<_> {
             let mut sums: HashMap<FlowKey, Sums> = HashMap::new();
-            let mut harvester = Harvester::new(table, aggregates, ring, TIMEOUTS, None);
+            let mut drain = Drain::new(table, aggregates, ring, TIMEOUTS, None);
             let mut give = |records: Vec<FlowRecord>| {
                 for record in records
                     .iter()
@@ -92,35 +92,35 @@ fn stress(seconds: u64, change: u32) -> Result<()> {
                 Ok(())
             };
             while !stop.load(Ordering::Relaxed) {
-                harvester.look(&mut give)?;
+                drain.look(&mut give)?;
             }
-            harvester.flush(&mut give)?;
-            let harvested = harvester.harvested();
-            Ok((sums, harvested))
+            drain.flush(&mut give)?;
+            let drained = drain.drained();
+            Ok((sums, drained))
         });
         let rounds: Vec<Result<u64>> = cpus
             .into_iter()
             .map(|cpu| cpu.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect();
         stop.store(true, Ordering::Relaxed);
-        let (sums, harvested) = harvest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok((rounds.into_iter().collect::<Result<Vec<u64>>>()?, sums, harvested))
+        let (sums, drained) = drain.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((rounds.into_iter().collect::<Result<Vec<u64>>>()?, sums, drained))
     })?;
 
-    let counted = laboratory.counted()?;
+    let counted = test_programs.counted()?;
     let sent: u64 = rounds.iter().sum::<u64>() * u64::from(FLOWS * TURNS);
     ensure!(rounds.iter().all(|&rounds| rounds > 0), "both CPUs ran: {rounds:?}");
     ensure!(counted.balanced() && counted.seen == sent, "{sent} were sent: {counted:?}");
-    ensure!(counted.counted == harvested.packets, "packets: {counted:?} {harvested:?}");
-    ensure!(counted.counted_bytes == harvested.bytes, "bytes: {counted:?} {harvested:?}");
-    ensure!(counted.opened == harvested.flows, "flows: {counted:?} {harvested:?}");
+    ensure!(counted.counted == drained.packets, "packets: {counted:?} {drained:?}");
+    ensure!(counted.counted_bytes == drained.bytes, "bytes: {counted:?} {drained:?}");
+    ensure!(counted.opened == drained.flows, "flows: {counted:?} {drained:?}");
     ensure!(
-        harvested.flows > u64::from(FLOWS) * 2,
-        "flows were taken out while they were written: {harvested:?}"
+        drained.flows > u64::from(FLOWS) * 2,
+        "flows were taken out while they were written: {drained:?}"
     );
     // What several CPUs opened at once, time and again, is folded, and counted: rare.
     ensure!(counted.folded == counted.contended && counted.folded < sent / 1000, "folded: {counted:?}");
-    ensure!(harvested.aggregated + counted.unaggregated == counted.folded, "{counted:?} {harvested:?}");
+    ensure!(drained.aggregated + counted.unaggregated == counted.folded, "{counted:?} {drained:?}");
     ensure!(sums.len() == FLOWS as usize, "{} flows", sums.len());
     let each = |rounds: u64| rounds * u64::from(TURNS);
     let mut missing = 0;
@@ -136,7 +136,7 @@ fn stress(seconds: u64, change: u32) -> Result<()> {
     ensure!(missing == counted.folded, "{missing} packets are in no flow: {counted:?}");
     eprintln!(
         "{sent} packets, {} flows taken out, {} packets folded by contention",
-        harvested.flows, counted.folded
+        drained.flows, counted.folded
     );
     Ok(())
 }

@@ -10,7 +10,7 @@ use flowmeter_tests::netns::{Chatter, Namespace, Offload};
 use flowmeter_tests::require_root;
 
 /// Instructions that this kernel's verifier may walk in one program.
-const MOST: u32 = 300_000;
+const MAX: u32 = 300_000;
 
 #[test]
 fn the_programs_leave_old_verifiers_room() -> Result<()> {
@@ -44,7 +44,7 @@ fn walk(words: &[&str], names: &[&str]) -> Result<()> {
         let of_it: Vec<_> = walked.iter().filter(|(name, _)| name.starts_with(way)).collect();
         ensure!(!of_it.is_empty(), "no program {way}… is loaded: {walked:?}");
         for (name, count) in of_it {
-            ensure!(*count <= MOST, "the verifier walked {count} instructions of {name}, more than {MOST}");
+            ensure!(*count <= MAX, "the verifier walked {count} instructions of {name}, more than {MAX}");
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub const OBJECT: &str = "target/bpf/flowmeter";
 
 /// The same programs and more, for tests and benchmarks; relative to the workspace.
-pub const LABORATORY_OBJECT: &str = "target/bpf/flowmeter-laboratory";
+pub const TEST_OBJECT: &str = "target/bpf/flowmeter-test-programs";
 
 /// The fingerprint of the sources that the object was built from, relative to the workspace.
 pub const STAMP: &str = "target/bpf/flowmeter.sources";

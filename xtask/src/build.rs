@@ -30,15 +30,15 @@ pub fn all() -> Result<()> {
 pub fn kernel_programs() -> Result<()> {
     let root = workspace::root();
     let (object, stamp) = (root.join(bpf_stamp::OBJECT), root.join(bpf_stamp::STAMP));
-    let laboratory = root.join(bpf_stamp::LABORATORY_OBJECT);
+    let test_programs = root.join(bpf_stamp::TEST_OBJECT);
     let sources = bpf_stamp::fingerprint(root).context("cannot read the sources of the kernel programs")?;
     let stamped = fs::read_to_string(&stamp).is_ok_and(|built| built == sources);
-    if stamped && object.is_file() && laboratory.is_file() {
+    if stamped && object.is_file() && test_programs.is_file() {
         return Ok(());
     }
     let tools = setup::ebpf()?;
     build_object(&tools, &[], &object)?;
-    build_object(&tools, &["--features", "laboratory"], &laboratory)?;
+    build_object(&tools, &["--features", "test-programs"], &test_programs)?;
     fs::write(&stamp, &sources).with_context(|| format!("cannot write {}", stamp.display()))
 }
 

@@ -33,7 +33,7 @@ struct Network {
 
 /// How deep to look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Look {
+pub struct ParseOptions {
     /// Whether a packet inside a tunnel (IP in IP, GRE, VXLAN, Geneve) stands for itself, its flow keyed with the
     /// tunnel's identifier, instead of belonging to the flow of the tunnel. What is inside counts then: its length,
     /// its VLAN tags, its way of not being counted.
@@ -45,7 +45,7 @@ pub struct Look {
 /// # Errors
 /// The reason why the packet cannot be counted in a flow.
 #[inline(always)]
-pub fn parse_ethernet<F: Frame>(frame: &F, interface: u32, look: Look) -> Result<Packet, Skip> {
+pub fn parse_ethernet<F: Frame>(frame: &F, interface: u32, look: ParseOptions) -> Result<Packet, Skip> {
     network(frame, ethernet::read(frame, 0)?, interface, look)
 }
 
@@ -53,7 +53,7 @@ pub fn parse_ethernet<F: Frame>(frame: &F, interface: u32, look: Look) -> Result
 ///
 /// # Errors
 /// The reason why the packet cannot be counted in a flow.
-pub fn parse_link<F: Frame>(frame: &F, link_type: u32, look: Look) -> Result<Packet, Skip> {
+pub fn parse_link<F: Frame>(frame: &F, link_type: u32, look: ParseOptions) -> Result<Packet, Skip> {
     network(frame, link::read(frame, link_type)?, 0, look)
 }
 
@@ -66,7 +66,7 @@ pub fn network_header<F: Frame>(frame: &F, link_type: u32) -> Result<(u16, usize
 }
 
 #[inline(always)]
-fn network<F: Frame>(frame: &F, found: Network, interface: u32, look: Look) -> Result<Packet, Skip> {
+fn network<F: Frame>(frame: &F, found: Network, interface: u32, look: ParseOptions) -> Result<Packet, Skip> {
     let mut packet = Packet::of(FlowKey {
         outer_vlan: found.outer_vlan,
         inner_vlan: found.inner_vlan,

@@ -27,7 +27,7 @@ const HABIT_FLOWS: usize = 50;
 const HABIT_PARTS: usize = 5;
 const HABIT_FLOWS_A_PART: usize = 3;
 /// Most services with ranges, those with most flows: bounds the file.
-const MOST_SERVICES: usize = 256;
+const MAX_SERVICES: usize = 256;
 /// Flows from which on thresholds are lowered, and how sure it must be that the budget is kept then.
 const ENOUGH: usize = 1_000;
 const DOUBT: f64 = 0.1;
@@ -248,7 +248,7 @@ fn habits<'a>(
         };
         let normal = Some((0..width).map(range).collect());
         found.insert(service, Usual { malicious: None, normal });
-        if found.len() == MOST_SERVICES {
+        if found.len() == MAX_SERVICES {
             break;
         }
     }

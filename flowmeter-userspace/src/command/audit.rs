@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 
 use crate::cli::Audit;
-use crate::reaction::audit::{Alerts, Report, audit};
+use crate::prefilter::audit::{Alerts, Report, audit};
 
 /// Joins the log with the alerts and prints what comes of it.
 ///

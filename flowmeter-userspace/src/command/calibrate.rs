@@ -15,16 +15,16 @@ use crate::calibration::estimate::{self, Estimate, PARTS, estimate};
 use crate::calibration::{Budget, Calibration, Origin, Service};
 use crate::cli::Calibrate;
 use crate::features::FeatureSet;
+use crate::flow_log::{self, Reading, Row, Source};
 use crate::model::{Model, Runtime, to_input};
 use crate::pipeline::Pipeline;
 use crate::record::Stage;
 use crate::sink::{Sink, timestamp};
 use crate::stats::Stats;
 use crate::verdict::{Scored, service};
-use crate::written::{self, Reading, Row, Source};
 
 /// Flows that are kept: at 4 bytes an input, some hundred MiB. Of more, every second is, or every fourth, and so on.
-const MOST: usize = 400_000;
+const MAX: usize = 400_000;
 /// Flows scored together.
 const BATCH: usize = 256;
 /// A longer time without a flow is no time in which the network was watched.
@@ -99,7 +99,7 @@ impl Flows {
             inputs.truncate(before);
         }
         self.inputs = inputs;
-        if self.seen.len() > MOST {
+        if self.seen.len() > MAX {
             self.thin();
         }
     }
@@ -186,7 +186,7 @@ pub fn run(args: &Calibrate) -> Result<ExitCode> {
             flows.take(row);
             Ok(())
         };
-        if written::read(file, &mut reading, &mut take)? == Source::Capture {
+        if flow_log::read(file, &mut reading, &mut take)? == Source::Capture {
             captures.push(file.clone());
         }
     }

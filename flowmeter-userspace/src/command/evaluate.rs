@@ -10,8 +10,8 @@ use super::SOME_FAILED;
 use crate::cli::Evaluate;
 use crate::evaluation::truth::Truth;
 use crate::evaluation::{Evaluation, html, text::Text};
+use crate::flow_log::{self, Reading, Source};
 use crate::sink;
-use crate::written::{self, Reading, Source};
 
 /// Reads all flows and writes the report.
 ///
@@ -22,11 +22,11 @@ pub fn run(args: &Evaluate) -> Result<ExitCode> {
     let mut evaluation = Evaluation::default();
     let mut reading = Reading::default();
     for file in &args.files {
-        let mut take = |row: &dyn written::Row| {
+        let mut take = |row: &dyn flow_log::Row| {
             evaluation.take(row, truth.as_ref());
             Ok(())
         };
-        if written::read(file, &mut reading, &mut take)? == Source::Capture {
+        if flow_log::read(file, &mut reading, &mut take)? == Source::Capture {
             bail!(
                 "{} is a capture; make flows of it first: flowmeter pcap {0} --output flows.jsonl",
                 file.display()

@@ -7,36 +7,36 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use flowmeter_common::flow::FIRST_CHECKPOINT;
-use flowmeter_common::reaction::BEAT_EVERY;
+use flowmeter_common::prefilter::BEAT_EVERY;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Judges, feature_set, judge};
-use crate::cli::{Format, Live, Reacting, Writing};
+use super::{ScorerLoader, feature_set, scorer};
+use crate::cli::{Format, Live, PrefilterArgs, Writing};
 use crate::context::{Context, Surroundings};
-use crate::delay::Delays;
 use crate::kernel::{
-    self, Counters, Heart, Kernel, ListMaps, Loaded, Settings, SharedTable, TableSize, clock,
+    self, Counters, Heartbeat, Kernel, ListMaps, Loaded, Settings, SharedTable, TableSize, clock,
 };
+use crate::latency::LatencyHistogram;
 use crate::pipeline::{Feedback, Pipeline};
-use crate::reaction::{Marker, Mode, Policy, lists};
+use crate::prefilter::{Marker, Mode, Policy, lists};
 use crate::record::{FlowRecord, Stage};
 use crate::sink::{self, table::Extent};
-use crate::source::live::{BATCH, Harvested, Harvester, Known, LEAVING, Outlet};
-use crate::stats::{Account, DriftStats, FlowCounts, PipelineCounts, Reacted, ScoringStats, Stats};
-use crate::verdict::Judge;
+use crate::source::live::{BATCH, Drain, DrainCounts, Known, LEAVING, RecordSink};
+use crate::stats::{Account, DriftStats, FlowCounts, PipelineCounts, PrefilterStats, ScoringStats, Stats};
+use crate::verdict::Scorer;
 
-/// Batches between harvest and pipeline, of living flows, which are in a hurry, and of ended ones; when they are all taken,
+/// Batches between drain and pipeline, of living flows, which are in a hurry, and of ended ones; when they are all taken,
 /// flows wait in the table.
 const QUEUES: [usize; 2] = [4, 16];
 /// Flows out of the table at once: those that leave it together, in the queues, and in the pipeline.
-const MOST_OUT: usize = LEAVING + (QUEUES[0] + QUEUES[1] + 2) * BATCH;
+const MAX_OUT: usize = LEAVING + (QUEUES[0] + QUEUES[1] + 2) * BATCH;
 /// How often the kernel programs' own messages are looked for.
 const LOG_PERIOD: Duration = Duration::from_millis(200);
 
-/// What comes to the pipeline from the harvest.
+/// What comes to the pipeline from the drain.
 struct Received {
     /// Flows at their checkpoints.
     living: mpsc::Receiver<Taken>,
@@ -46,7 +46,7 @@ struct Received {
 /// Flows that have ended, and what follows them.
 enum Message {
     Flows(Taken),
-    /// The harvest was well at that time.
+    /// The drain was well at that time.
     Beat(u64),
     Stats(Box<StatsRequest>),
 }
@@ -60,13 +60,13 @@ struct Taken {
     since: u64,
 }
 
-/// The harvest's end of both queues.
+/// The drain's end of both queues.
 struct Queues {
     living: mpsc::Sender<Taken>,
     rest: mpsc::Sender<Message>,
 }
 
-impl Outlet for Queues {
+impl RecordSink for Queues {
     fn living(&mut self, flows: Vec<FlowRecord>, since: u64) -> Result<()> {
         let taken = Taken { flows, at: clock::monotonic(), since };
         self.living.blocking_send(taken).map_err(|_| stopped())
@@ -99,7 +99,7 @@ fn stopped() -> anyhow::Error {
 
 /// A `stats` line to be completed by the pipeline.
 struct StatsRequest {
-    harvested: Harvested,
+    drained: DrainCounts,
     last: bool,
     /// Told when the line has been written.
     done: Option<oneshot::Sender<()>>,
@@ -113,7 +113,7 @@ pub fn run(args: &Live) -> Result<ExitCode> {
     kernel::require()?;
     let size = TableSize::for_flows(args.max_flows)?;
     let policy = policy(args)?;
-    let rules = lists::read(args.reacting.allow.as_deref(), args.reacting.deny.as_deref())?;
+    let rules = lists::read(args.prefilter.allow.as_deref(), args.prefilter.deny.as_deref())?;
     let settings = Settings {
         interfaces: args.interface.clone(),
         // What leaves a mirror port is nothing that was mirrored.
@@ -122,29 +122,28 @@ pub fn run(args: &Live) -> Result<ExitCode> {
         look: args.parsing.look(),
         size,
         policy,
-        pin: args.reacting.pin.clone(),
+        pin: args.prefilter.pin.clone(),
     };
     let set = feature_set(&args.writing.set)?;
     // Everything that can be refused is refused before anything is attached.
-    let Loaded { kernel, table, aggregates, ring, counters, heart, mut lists, adopted } =
+    let Loaded { kernel, table, aggregates, ring, counters, heartbeat, mut lists, adopted } =
         Kernel::load(&settings)?;
-    lists.install(&heart, &rules)?;
-    let judges = Judges::of(&args.scoring)?;
-    let judge = judge(judges.as_ref())?.map(Judge::explaining_in_time);
-    let extent = Extent { scored: judge.is_some(), several: args.interface.len() > 1 };
+    lists.install(&heartbeat, &rules)?;
+    let scorers = ScorerLoader::of(&args.scoring)?;
+    let scorer = scorer(scorers.as_ref())?.map(Scorer::explaining_in_time);
+    let extent = Extent { scored: scorer.is_some(), several: args.interface.len() > 1 };
     let Writing { format, features, .. } = args.writing;
     let out = sink::open_with(&args.log, adopted && format == Format::Jsonl)?;
     let sink = sink::make(format, out, set, extent, features)?;
-    let mut pipeline = Pipeline::new(set, judge, sink);
-    pipeline.mark_by(Marker::new(args.reacting.audit, kernel::random_seed()?));
+    let mut pipeline = Pipeline::new(set, scorer, sink);
+    pipeline.mark_by(Marker::new(args.prefilter.audit, kernel::random_seed()?));
     let table = Arc::new(table);
     let context = match pipeline.needs_context() {
         true => Some(Context::new(kernel::random_seed()?)),
         false => None,
     };
-    let harvester =
-        Harvester::new(Arc::clone(&table), Arc::new(aggregates), ring, settings.timeouts, context);
-    let parts = Parts { kernel, counters, table, harvester, pipeline, judges, heart, lists, adopted };
+    let drain = Drain::new(Arc::clone(&table), Arc::new(aggregates), ring, settings.timeouts, context);
+    let parts = Parts { kernel, counters, table, drain, pipeline, scorers, heartbeat, lists, adopted };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -155,7 +154,7 @@ pub fn run(args: &Live) -> Result<ExitCode> {
 
 /// The table of actions that was asked for.
 fn policy(args: &Live) -> Result<Policy> {
-    let Reacting { mode, inspector, on, audit, yes_drop_traffic, allow, deny, .. } = &args.reacting;
+    let PrefilterArgs { mode, inspector, on, audit, yes_drop_traffic, allow, deny, .. } = &args.prefilter;
     ensure!(
         *mode != Mode::Block || *yes_drop_traffic,
         "--mode block drops traffic on the word of a model, which errs; if that is meant, add --yes-drop-traffic"
@@ -171,16 +170,16 @@ struct Parts {
     kernel: Kernel,
     counters: Counters,
     table: Arc<SharedTable>,
-    harvester: Harvester,
+    drain: Drain,
     pipeline: Pipeline,
-    judges: Option<Judges>,
-    heart: Heart,
+    scorers: Option<ScorerLoader>,
+    heartbeat: Heartbeat,
     lists: ListMaps,
     adopted: bool,
 }
 
 async fn watch(parts: Parts, settings: Settings, args: &Live) -> Result<ExitCode> {
-    let Parts { mut kernel, counters, table, mut harvester, pipeline, judges, heart, mut lists, adopted } =
+    let Parts { mut kernel, counters, table, mut drain, pipeline, scorers, heartbeat, mut lists, adopted } =
         parts;
     let context = pipeline.needs_context();
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
@@ -188,11 +187,11 @@ async fn watch(parts: Parts, settings: Settings, args: &Live) -> Result<ExitCode
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
 
     if settings.policy.mode() != Mode::Watch {
-        harvester.be_prompt();
+        drain.be_prompt();
     }
     if adopted {
         log::info!("going on with the flows that an agent before has left");
-        harvester.resume(heart.ledger());
+        drain.resume(heartbeat.ledger());
     }
     for line in settings.policy.lines() {
         log::info!("{line}");
@@ -207,7 +206,7 @@ async fn watch(parts: Parts, settings: Settings, args: &Live) -> Result<ExitCode
     }
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let on_their_way =
-        MOST_OUT * (size_of::<FlowRecord>() + if context { size_of::<Surroundings>() } else { 0 });
+        MAX_OUT * (size_of::<FlowRecord>() + if context { size_of::<Surroundings>() } else { 0 });
     log::info!(
         "memory: {:.0} MiB for {} flows and {:.0} MiB for aggregates, shared with the kernel; at most {:.0} MiB for \
          what is known of them and for those on their way to the log, and {:.0} MiB for what surrounds them. Ctrl-C or \
@@ -223,18 +222,18 @@ async fn watch(parts: Parts, settings: Settings, args: &Live) -> Result<ExitCode
     let counters = Arc::new(counters);
     let ((living, from_living), (rest, from_rest)) = (mpsc::channel(QUEUES[0]), mpsc::channel(QUEUES[1]));
     let received = Received { living: from_living, rest: from_rest };
-    let heart = Arc::new(heart);
+    let heartbeat = Arc::new(heartbeat);
     let leave = Arc::new(AtomicBool::new(false));
-    let harvesting =
-        Harvesting { stop: Arc::clone(&stop), leave: Arc::clone(&leave), heart: Arc::clone(&heart) };
-    let mut harvest = spawn_harvest(harvester, Queues { living, rest }, harvesting, args.stats_interval);
+    let draining =
+        DrainShared { stop: Arc::clone(&stop), leave: Arc::clone(&leave), heartbeat: Arc::clone(&heartbeat) };
+    let mut drain = spawn_drain(drain, Queues { living, rest }, draining, args.stats_interval);
     let (reloads, loaded) = blocking::sync_channel(1);
     let reload =
-        Reload { judges: judges.map(|judges| Arc::new(Mutex::new(judges))), context, loaded: reloads };
+        Reload { scorers: scorers.map(|scorers| Arc::new(Mutex::new(scorers))), context, loaded: reloads };
     let shared = Shared {
         table,
         counters: Arc::clone(&counters),
-        heart: Arc::clone(&heart),
+        heartbeat: Arc::clone(&heartbeat),
         mode: settings.policy.mode(),
         adopted,
     };
@@ -250,9 +249,9 @@ async fn watch(parts: Parts, settings: Settings, args: &Live) -> Result<ExitCode
             }
             _ = hangup.recv() => {
                 reload.start();
-                reload_lists(&args.reacting, &mut lists, &heart);
+                reload_lists(&args.prefilter, &mut lists, &heartbeat);
             }
-            ended = &mut harvest => break Err(why_ended(ended, "taking flows out of the table")),
+            ended = &mut drain => break Err(why_ended(ended, "taking flows out of the table")),
             ended = &mut write => break Err(why_ended(ended, "writing flows")),
             _ = log_ticks.tick() => kernel.flush_log(),
         }
@@ -271,22 +270,22 @@ async fn watch(parts: Parts, settings: Settings, args: &Live) -> Result<ExitCode
         }
     );
     stop.store(true, Ordering::Release);
-    let harvested = harvest.await.context("the harvest panicked")??;
+    let drained = drain.await.context("the drain panicked")??;
     write.await.context("the pipeline panicked")??;
     if leaves {
         return Ok(ExitCode::SUCCESS);
     }
-    report(&counters, harvested, adopted)
+    report(&counters, drained, adopted)
 }
 
 /// Reads the lists again and puts them in force; if they are wrong, those before stay.
-fn reload_lists(reacting: &Reacting, lists: &mut ListMaps, heart: &Heart) {
-    let Reacting { allow, deny, .. } = reacting;
+fn reload_lists(prefilter: &PrefilterArgs, lists: &mut ListMaps, heartbeat: &Heartbeat) {
+    let PrefilterArgs { allow, deny, .. } = prefilter;
     if allow.is_none() && deny.is_none() {
         return;
     }
     let installed = lists::read(allow.as_deref(), deny.as_deref())
-        .and_then(|rules| lists.install(heart, &rules).map(|()| rules.len()));
+        .and_then(|rules| lists.install(heartbeat, &rules).map(|()| rules.len()));
     match installed {
         Ok(rules) => log::info!("allow and deny lists read again: {rules} rules are in force"),
         Err(error) => log::error!("the allow and deny lists stay as they were: {error:#}"),
@@ -301,94 +300,94 @@ fn why_ended<T>(ended: Result<Result<T>, tokio::task::JoinError>, doing: &str) -
     }
 }
 
-/// What the harvest's thread has in common with the others.
-struct Harvesting {
+/// What the drain's thread has in common with the others.
+struct DrainShared {
     /// Set when it is to end.
     stop: Arc<AtomicBool>,
     /// Set before that, if the flows that live are to stay.
     leave: Arc<AtomicBool>,
-    heart: Arc<Heart>,
+    heartbeat: Arc<Heartbeat>,
 }
 
 /// Looks at the table again and again, on a thread of its own, until told to stop; then takes everything out, unless it is
 /// left to the next agent.
-fn spawn_harvest(
-    mut harvester: Harvester,
+fn spawn_drain(
+    mut drain: Drain,
     mut queues: Queues,
-    harvesting: Harvesting,
+    draining: DrainShared,
     stats_interval: Duration,
-) -> JoinHandle<Result<Harvested>> {
+) -> JoinHandle<Result<DrainCounts>> {
     tokio::task::spawn_blocking(move || {
-        let Harvesting { stop, leave, heart } = harvesting;
+        let DrainShared { stop, leave, heartbeat } = draining;
         let mut next_stats = clock::monotonic() + stats_interval.as_nanos() as u64;
         let mut next_beat = 0;
         while !stop.load(Ordering::Acquire) {
-            let sleep = harvester.look(&mut queues)?;
-            heart.note(harvester.harvested().ledger());
+            let sleep = drain.look(&mut queues)?;
+            heartbeat.note(drain.drained().ledger());
             let now = clock::monotonic();
-            // By the way that verdicts take: who stops on it stops the heart. Where there is no room now, there is at one
+            // By the way that verdicts take: who stops on it stops the heartbeat. Where there is no room now, there is at one
             // of the next looks.
             if now >= next_beat && queues.try_tell(Message::Beat(now))? {
                 next_beat = now + BEAT_EVERY;
             }
-            if now >= next_stats && queues.try_tell(stats(harvester.harvested(), false, None))? {
+            if now >= next_stats && queues.try_tell(stats(drain.drained(), false, None))? {
                 next_stats += stats_interval.as_nanos() as u64;
             }
-            harvester.sleep(sleep);
+            drain.sleep(sleep);
         }
         if !leave.load(Ordering::Acquire) {
-            harvester.flush(&mut queues)?;
+            drain.flush(&mut queues)?;
         }
-        let harvested = harvester.harvested();
+        let drained = drain.drained();
         let (done, written) = oneshot::channel();
-        queues.rest.blocking_send(stats(harvested, true, Some(done))).map_err(|_| stopped())?;
+        queues.rest.blocking_send(stats(drained, true, Some(done))).map_err(|_| stopped())?;
         // The pipeline says what keeps it from writing; here it is only waited for.
         let _ = written.blocking_recv();
-        Ok(harvested)
+        Ok(drained)
     })
 }
 
-fn stats(harvested: Harvested, last: bool, done: Option<oneshot::Sender<()>>) -> Message {
-    Message::Stats(Box::new(StatsRequest { harvested, last, done }))
+fn stats(drained: DrainCounts, last: bool, done: Option<oneshot::Sender<()>>) -> Message {
+    Message::Stats(Box::new(StatsRequest { drained, last, done }))
 }
 
 /// Loads the model anew when told to.
 struct Reload {
-    judges: Option<Arc<Mutex<Judges>>>,
+    scorers: Option<Arc<Mutex<ScorerLoader>>>,
     /// Whether there is what surrounds a flow: it is kept from the start or not at all.
     context: bool,
     /// To the pipeline.
-    loaded: blocking::SyncSender<Judge>,
+    loaded: blocking::SyncSender<Scorer>,
 }
 
 impl Reload {
     /// Loads on a thread of its own: meanwhile flows are scored by the model that there is.
     fn start(&self) {
-        let Some(judges) = self.judges.clone() else {
+        let Some(scorers) = self.scorers.clone() else {
             return log::warn!("SIGHUP: there is no model to load, because of --no-model");
         };
         let (loaded, has_context) = (self.loaded.clone(), self.context);
         tokio::task::spawn_blocking(move || {
             // One after the other, so that the last one to load sees the file as it was left.
-            let judges = judges.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(file) = judges.file().or(judges.calibration()) else {
+            let scorers = scorers.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(file) = scorers.file().or(scorers.calibration()) else {
                 return log::warn!(
                     "SIGHUP: the built-in model is always the same; --model FILE names one that may change"
                 );
             };
-            let usable = judges.load().and_then(|judge| {
-                let set = judge.feature_set();
+            let usable = scorers.load().and_then(|scorer| {
+                let set = scorer.feature_set();
                 ensure!(
                     has_context || !set.context,
                     "it takes {}, and so needs what surrounds a flow, which this agent has not kept from its start: stop it \
                      and start it with this model",
                     set.id
                 );
-                Ok(judge)
+                Ok(scorer)
             });
             match usable {
                 // Without a pipeline there is nothing left to score.
-                Ok(judge) => drop(loaded.send(judge.explaining_in_time())),
+                Ok(scorer) => drop(loaded.send(scorer.explaining_in_time())),
                 Err(error) => log::error!(
                     "SIGHUP: {} is not taken, and the model that there is goes on: {error:#}",
                     file.display()
@@ -402,7 +401,7 @@ impl Reload {
 struct Shared {
     table: Arc<SharedTable>,
     counters: Arc<Counters>,
-    heart: Arc<Heart>,
+    heartbeat: Arc<Heartbeat>,
     mode: Mode,
     /// The agent before may have been told to do something else with packets.
     adopted: bool,
@@ -412,12 +411,16 @@ struct Shared {
 fn spawn_pipeline(
     pipeline: Pipeline,
     received: Received,
-    loaded: blocking::Receiver<Judge>,
+    loaded: blocking::Receiver<Scorer>,
     shared: Shared,
 ) -> JoinHandle<Result<()>> {
     tokio::task::spawn_blocking(move || {
-        let mut writer =
-            Writer { pipeline, shared, at_checkpoints: Delays::default(), at_ends: Delays::default() };
+        let mut writer = Writer {
+            pipeline,
+            shared,
+            at_checkpoints: LatencyHistogram::default(),
+            at_ends: LatencyHistogram::default(),
+        };
         let Received { mut living, mut rest } = received;
         let runtime = tokio::runtime::Handle::current();
         loop {
@@ -429,14 +432,14 @@ fn spawn_pipeline(
                     else => None,
                 }
             });
-            if let Some(judge) = loaded.try_iter().last() {
-                writer.pipeline.replace_judge(judge);
+            if let Some(scorer) = loaded.try_iter().last() {
+                writer.pipeline.replace_scorer(scorer);
             }
             match next {
                 Some(Message::Flows(taken)) => writer.flows(&taken)?,
                 Some(Message::Beat(at)) => {
                     if writer.pipeline.scores() {
-                        writer.shared.heart.beat(at);
+                        writer.shared.heartbeat.beat(at);
                     }
                 }
                 Some(Message::Stats(request)) => {
@@ -457,8 +460,8 @@ fn spawn_pipeline(
 struct Writer {
     pipeline: Pipeline,
     shared: Shared,
-    at_checkpoints: Delays,
-    at_ends: Delays,
+    at_checkpoints: LatencyHistogram,
+    at_ends: LatencyHistogram,
 }
 
 impl Writer {
@@ -522,12 +525,18 @@ fn complete(
     drift: Option<DriftStats>,
 ) -> Result<Stats> {
     let Shared { table, counters, mode, adopted, .. } = shared;
-    let reactions = if *mode == Mode::Watch { Vec::new() } else { counters.reactions()? };
+    let prefilter_counters = if *mode == Mode::Watch { Vec::new() } else { counters.prefilter_counters()? };
     let read = counters.read()?;
     let mut interfaces: Vec<Account> =
         read.iter().map(|(name, counters)| Account::new(name, counters)).collect();
-    for (account, [arrived, left]) in interfaces.iter_mut().zip(&reactions) {
-        account.react(Reacted::new(*mode, arrived, left, account.seen, request.last && !adopted));
+    for (account, [arrived, left]) in interfaces.iter_mut().zip(&prefilter_counters) {
+        account.set_prefilter(PrefilterStats::new(
+            *mode,
+            arrived,
+            left,
+            account.seen,
+            request.last && !adopted,
+        ));
     }
     Ok(Stats {
         event: "stats",
@@ -536,23 +545,23 @@ fn complete(
         interfaces,
         flows: FlowCounts {
             opened: read.iter().map(|(_, c)| c.opened).sum(),
-            ended: request.harvested.flows,
-            living: request.harvested.living,
-            evicted: request.harvested.evicted,
+            ended: request.drained.flows,
+            living: request.drained.living,
+            evicted: request.drained.evicted,
             slots: table.size().flows().into(),
         },
         pipeline,
         scoring,
         drift,
         events_lost: read.iter().map(|(_, c)| c.events_lost).sum(),
-        torn_reads: request.harvested.torn,
-        context_pushed_out: request.harvested.pushed_out,
+        torn_reads: request.drained.torn,
+        context_pushed_out: request.drained.pushed_out,
         last: request.last,
     })
 }
 
 /// Prints the account, and proves that what was counted is what was written.
-fn report(counters: &Counters, harvested: Harvested, adopted: bool) -> Result<ExitCode> {
+fn report(counters: &Counters, drained: DrainCounts, adopted: bool) -> Result<ExitCode> {
     let mut balanced = true;
     let (mut counted, mut bytes, mut opened, mut aggregated) = (0, 0, 0, 0);
     for (name, counters) in counters.read()? {
@@ -567,20 +576,20 @@ fn report(counters: &Counters, harvested: Harvested, adopted: bool) -> Result<Ex
     log::info!(
         "flows: {} opened, {} written, with {} packets and {} bytes",
         opened,
-        harvested.flows,
-        harvested.packets,
-        harvested.bytes
+        drained.flows,
+        drained.packets,
+        drained.bytes
     );
-    let written = (harvested.packets, harvested.bytes, harvested.flows, harvested.aggregated);
+    let written = (drained.packets, drained.bytes, drained.flows, drained.aggregated);
     if balanced && (counted, bytes, opened, aggregated) == written {
         return Ok(ExitCode::SUCCESS);
     }
-    if balanced && adopted && counted >= harvested.packets && aggregated >= harvested.aggregated {
+    if balanced && adopted && counted >= drained.packets && aggregated >= drained.aggregated {
         log::warn!(
             "{} packets of {} flows had been taken out by an agent that died before it could note them; they may be \
              missing in its log",
-            counted - harvested.packets,
-            opened.saturating_sub(harvested.flows)
+            counted - drained.packets,
+            opened.saturating_sub(drained.flows)
         );
         return Ok(ExitCode::SUCCESS);
     }

@@ -18,7 +18,7 @@ use crate::calibration::Calibration;
 use crate::cli::{self, Reference, Scoring, Timing};
 use crate::features::{FeatureSet, SETS};
 use crate::model::{Model, Runtime};
-use crate::verdict::Judge;
+use crate::verdict::Scorer;
 
 /// The model that comes with this binary; see `models/` for its card.
 static BUILT_IN: &[u8] = include_bytes!("../../../models/flowmeter-v2.onnx");
@@ -48,8 +48,8 @@ pub fn feature_set(id: &str) -> Result<&'static FeatureSet> {
     })
 }
 
-/// Where judges come from, for as long as the agent runs.
-pub struct Judges {
+/// Where scorers come from, for as long as the agent runs.
+pub struct ScorerLoader {
     runtime: Runtime,
     /// The model's file; None for the built-in one.
     file: Option<PathBuf>,
@@ -57,7 +57,7 @@ pub struct Judges {
     calibration: Option<PathBuf>,
 }
 
-impl Judges {
+impl ScorerLoader {
     /// What was asked for; None if nothing is to score.
     ///
     /// # Errors
@@ -85,25 +85,25 @@ impl Judges {
     ///
     /// # Errors
     /// One cannot be read, the model breaks the contract, or the calibration was made for another one.
-    pub fn load(&self) -> Result<Judge> {
+    pub fn load(&self) -> Result<Scorer> {
         let model = model(self.file(), &self.runtime)?;
         let set = feature_set(model.feature_set())?;
         let read = |path: &PathBuf| Calibration::read(path, &model, set);
         let calibration = self.calibration.as_ref().map(read).transpose()?;
-        Ok(Judge::new(model, set).calibrated(calibration))
+        Ok(Scorer::new(model, set).calibrated(calibration))
     }
 }
 
 /// Loads the model that was asked for, or the built-in one; None if none is wanted.
 ///
 /// # Errors
-/// As [`Judges::of`] and [`Judges::load`].
-pub fn judge(judges: Option<&Judges>) -> Result<Option<Judge>> {
-    let judge = judges.map(Judges::load).transpose()?;
-    if let Some(judge) = &judge {
-        log::info!("scoring with {}", judge.in_force());
+/// As [`ScorerLoader::of`] and [`ScorerLoader::load`].
+pub fn scorer(scorers: Option<&ScorerLoader>) -> Result<Option<Scorer>> {
+    let scorer = scorers.map(ScorerLoader::load).transpose()?;
+    if let Some(scorer) = &scorer {
+        log::info!("scoring with {}", scorer.in_force());
     }
-    Ok(judge)
+    Ok(scorer)
 }
 
 /// Loads a model file, or the built-in model.

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Judges, SOME_FAILED, feature_set, judge};
+use super::{SOME_FAILED, ScorerLoader, feature_set, scorer};
 use crate::cli::{Format, Parsing, Pcap, Timing};
 use crate::pipeline::Pipeline;
 use crate::record::FlowRecord;
@@ -47,15 +47,15 @@ enum Message {
 /// The model, the set or the output is wrong.
 pub fn run(args: &Pcap) -> Result<ExitCode> {
     let set = feature_set(&args.writing.set)?;
-    let judge = judge(Judges::of(&args.scoring)?.as_ref())?;
+    let scorer = scorer(ScorerLoader::of(&args.scoring)?.as_ref())?;
     ensure!(
-        !args.checkpoints || (args.writing.format == Format::Jsonl && judge.is_some()),
+        !args.checkpoints || (args.writing.format == Format::Jsonl && scorer.is_some()),
         "--checkpoints writes verdicts on flows that live, which needs a model and `--format jsonl`: a table has one row a flow"
     );
-    let extent = Extent { scored: judge.is_some(), several: args.files.len() > 1 };
+    let extent = Extent { scored: scorer.is_some(), several: args.files.len() > 1 };
     let out = sink::open(&args.output)?;
     let sink = sink::make(args.writing.format, out, set, extent, args.writing.features)?;
-    let mut pipeline = Pipeline::new(set, judge, sink);
+    let mut pipeline = Pipeline::new(set, scorer, sink);
     let reading = Reading { checkpoints: args.checkpoints, ..Reading::new(&args.parsing, &args.timing) };
     run_through(&args.files, &reading, args.jobs, &mut pipeline)
 }

@@ -1,24 +1,24 @@
 //! What a flow alone cannot show: what its source, its destination and others like it did over the last minutes.
 //!
 //! A source of flows tells the context of each flow that opens and of each that ends, in that order, and asks what
-//! surrounds a flow when it is judged. Memory is bounded: see [`groups`] for what gives way, [`window`] for what the
-//! counts mean and how exact they are, [`habit`] for rhythm and likeness.
+//! surrounds a flow when it is judged. Memory is bounded: see [`cache`] for what gives way, [`window`] for what the
+//! counts mean and how exact they are, [`pair_profile`] for rhythm and likeness.
 //!
 //! Flows to a group of hosts (multicast, broadcast) are not counted: they are announcements, which nobody has to answer
 //! and of which there are as many as a device likes.
 //!
 //! Of flows that end together all are told before any is asked about: each sees the whole burst that it was part of.
 
-pub mod groups;
-pub mod habit;
+pub mod cache;
+pub mod pair_profile;
 pub mod window;
 
 use flowmeter_common::flow::{Entry, tcp_seen};
 use flowmeter_common::key::{FlowKey, kind};
 use flowmeter_common::packet::protocol;
 
-use groups::{Group, Groups};
-use habit::Outline;
+use cache::{Group, GroupCache};
+use pair_profile::Outline;
 use window::WINDOWS;
 
 use crate::record::{endpoint, to_group};
@@ -42,7 +42,7 @@ pub enum By {
 pub const GROUPINGS: usize = 5;
 const ALL: [By; GROUPINGS] = [By::Source, By::Destination, By::Pair, By::Service, By::SourceAndPort];
 
-/// Groups that each table has room for.
+/// GroupCache that each table has room for.
 pub const ROOM: usize = 16_384;
 
 /// What a group of flows did.
@@ -129,23 +129,23 @@ impl Surroundings {
 pub struct Context {
     /// Keys the groups' hashes, so that nobody can choose addresses that fall together.
     seed: u64,
-    tables: [Groups; GROUPINGS],
+    tables: [GroupCache; GROUPINGS],
 }
 
 impl Context {
     /// Nothing known yet.
     pub fn new(seed: u64) -> Self {
-        Self { seed, tables: ALL.map(|_| Groups::with_room(ROOM)) }
+        Self { seed, tables: ALL.map(|_| GroupCache::with_room(ROOM)) }
     }
 
     /// Memory that it takes at most, in bytes.
     pub const fn bytes() -> usize {
-        GROUPINGS * Groups::bytes(ROOM)
+        GROUPINGS * GroupCache::bytes(ROOM)
     }
 
-    /// Groups that were still remembered and had to give way to others.
+    /// GroupCache that were still remembered and had to give way to others.
     pub fn pushed_out(&self) -> u64 {
-        self.tables.iter().map(Groups::pushed_out).sum()
+        self.tables.iter().map(GroupCache::pushed_out).sum()
     }
 
     /// A flow has opened. `now` is in the clock of the flow's own times, ns.

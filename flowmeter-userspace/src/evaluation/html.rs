@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::plot::{Axis, Line, Mark, escape, plot};
 use super::text::{Share, percent};
-use super::{BARS, Group, Report, curves};
+use super::{BARS, GroupReport, Report, curves};
 
 const STYLE: &str = include_str!("report.css");
 /// Least false positive rate on the logarithmic axis.
@@ -226,7 +226,7 @@ fn limits(page: &mut String, report: &Report) {
     page.push_str("</table></div>");
 }
 
-fn groups(page: &mut String, groups: &[Group]) {
+fn groups(page: &mut String, groups: &[GroupReport]) {
     page.push_str(
         "<section class=\"card\"><h2>By source and category</h2><p class=\"legend\"><span><i class=\"c\"></i>called malicious</span>\
          <span><i class=\"e\"></i>unknown</span><span><i class=\"b\"></i>called benign</span></p><table><tr><th>source<th>category<th>truth\

@@ -22,8 +22,8 @@ use self::curves::{
     thinned, thinned_reduction,
 };
 use self::truth::{Known, Truth, label};
+use crate::flow_log::Row;
 use crate::model::Verdict;
-use crate::written::Row;
 
 /// False positive rates at which the rate of hits is given.
 const LIMITS: [f64; 5] = [1e-3, 1e-2, 2e-2, 5e-2, 1e-1];
@@ -34,7 +34,7 @@ const BARS: usize = 40;
 
 /// A verdict on a flow, at its end or while it lived.
 #[derive(Clone, Copy, Debug)]
-struct Judgement {
+struct LoggedVerdict {
     score: f64,
     verdict: Verdict,
     /// Bytes so far.
@@ -46,9 +46,9 @@ struct Judgement {
 /// A flow that counts.
 #[derive(Clone, Debug)]
 struct Flow {
-    end: Judgement,
+    end: LoggedVerdict,
     /// At its checkpoints, in their order, as far as they were written.
-    checkpoints: Vec<Judgement>,
+    checkpoints: Vec<LoggedVerdict>,
 }
 
 /// A part of a flow's traffic, and what was said before it came.
@@ -65,11 +65,11 @@ impl Flow {
     /// where verdicts on living flows were not written.
     fn parts(&self, by_checkpoints: bool) -> Vec<Part> {
         if !by_checkpoints {
-            let Judgement { score, verdict, bytes, packets } = self.end;
+            let LoggedVerdict { score, verdict, bytes, packets } = self.end;
             return vec![Part { score, verdict, load: [bytes, packets] }];
         }
         let ends = self.checkpoints.iter().skip(1).chain([&self.end]);
-        let part = |(at, end): (&Judgement, &Judgement)| Part {
+        let part = |(at, end): (&LoggedVerdict, &LoggedVerdict)| Part {
             score: at.score,
             verdict: at.verdict,
             load: [(end.bytes - at.bytes).max(0.0), (end.packets - at.packets).max(0.0)],
@@ -102,7 +102,7 @@ pub struct LeftOut {
 pub struct Evaluation {
     groups: BTreeMap<(String, String, bool), Vec<Flow>>,
     /// What was said of flows whose end has not come yet, by what tells them apart.
-    living: HashMap<String, Vec<Judgement>>,
+    living: HashMap<String, Vec<LoggedVerdict>>,
     /// Something was.
     by_checkpoints: bool,
     left_out: LeftOut,
@@ -127,7 +127,7 @@ pub struct Rates {
 
 /// One (source, category) and what is true of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Group {
+pub struct GroupReport {
     /// Network, collection or day.
     pub source: String,
     /// Kind of attack or use.
@@ -219,7 +219,7 @@ pub struct Report {
     /// The same over all flows alike.
     pub spared_pooled: Option<Spared>,
     /// Every group, benign first.
-    pub groups: Vec<Group>,
+    pub groups: Vec<GroupReport>,
     /// The ROC curve, over groups alike; thinned.
     pub roc: Vec<Operating>,
     /// Over groups alike.
@@ -255,7 +255,7 @@ impl Evaluation {
         };
         // Before it is known whether the flow counts, so that what was said of it does not stay.
         let checkpoints = self.said_of(row);
-        match judgement(row) {
+        match logged_verdict(row) {
             Ok(Some(end)) => {
                 let flow = Flow { end, checkpoints };
                 self.groups.entry((source, category, malicious)).or_default().push(flow);
@@ -275,10 +275,10 @@ impl Evaluation {
 
     /// Takes what was said of a flow that lived.
     fn take_living(&mut self, row: &dyn Row) {
-        match judgement(row) {
-            Ok(Some(judgement)) => {
+        match logged_verdict(row) {
+            Ok(Some(logged)) => {
                 self.by_checkpoints = true;
-                self.living.entry(identity(row)).or_default().push(judgement);
+                self.living.entry(identity(row)).or_default().push(logged);
             }
             Ok(None) => self.left_out.not_scored += 1,
             Err(error) => self.malformed(&error),
@@ -286,7 +286,7 @@ impl Evaluation {
     }
 
     /// What was said of this flow, which has ended, while it lived.
-    fn said_of(&mut self, row: &dyn Row) -> Vec<Judgement> {
+    fn said_of(&mut self, row: &dyn Row) -> Vec<LoggedVerdict> {
         match self.living.is_empty() {
             true => Vec::new(),
             false => self.living.remove(&identity(row)).unwrap_or_default(),
@@ -325,7 +325,7 @@ impl Evaluation {
         let called_benign = said.filter(|said| said.verdict == Verdict::Benign);
         // A flow that is unknown although its score would clear it is unlike what the model was trained on.
         let clears = called_benign.map(|said| said.score).fold(f64::NEG_INFINITY, f64::max);
-        let groups: Vec<Group> = self.groups.iter().map(|(key, flows)| group(key, flows)).collect();
+        let groups: Vec<GroupReport> = self.groups.iter().map(|(key, flows)| group(key, flows)).collect();
         let macro_means = rates(&groups, base_rate, |_| 1.0);
         let pooled = rates(&groups, base_rate, |group| group.flows as f64);
         let mut points = Vec::new();
@@ -479,7 +479,7 @@ fn own_truth(row: &dyn Row) -> Result<Option<Known>> {
 }
 
 /// What was said; None if nothing was.
-fn judgement(row: &dyn Row) -> Result<Option<Judgement>> {
+fn logged_verdict(row: &dyn Row) -> Result<Option<LoggedVerdict>> {
     let verdict = match row.text("verdict").as_deref() {
         Some("malicious") => Verdict::Malicious,
         Some("benign") => Verdict::Benign,
@@ -493,7 +493,7 @@ fn judgement(row: &dyn Row) -> Result<Option<Judgement>> {
     }
     // The log and our own tables name them differently; tables of other tools have neither.
     let either = |one, other| row.number(one).or_else(|| row.number(other)).unwrap_or(0.0).max(0.0);
-    Ok(Some(Judgement {
+    Ok(Some(LoggedVerdict {
         score,
         verdict,
         bytes: either("flow_bytes", "bytes"),
@@ -539,13 +539,13 @@ fn describe(row: &dyn Row) -> String {
     )
 }
 
-fn group((source, category, malicious): &(String, String, bool), flows: &[Flow]) -> Group {
+fn group((source, category, malicious): &(String, String, bool), flows: &[Flow]) -> GroupReport {
     let count = flows.len() as f64;
     let share = |verdict| flows.iter().filter(|f| f.end.verdict == verdict).count() as f64 / count;
     let bytes: f64 = flows.iter().map(|f| f.end.bytes).sum();
     let cleared = flows.iter().filter(|f| f.end.verdict == Verdict::Benign).map(|f| f.end.bytes).sum::<f64>();
     let flagged = share(Verdict::Malicious);
-    Group {
+    GroupReport {
         source: source.clone(),
         category: category.clone(),
         malicious: *malicious,
@@ -568,8 +568,8 @@ fn wilson(p: f64, n: f64) -> (f64, f64) {
     ((centre - reach).max(0.0), (centre + reach).min(1.0))
 }
 
-fn rates(groups: &[Group], base_rate: f64, weight: impl Fn(&Group) -> f64) -> Rates {
-    let mean = |malicious: bool, of: fn(&Group) -> f64| {
+fn rates(groups: &[GroupReport], base_rate: f64, weight: impl Fn(&GroupReport) -> f64) -> Rates {
+    let mean = |malicious: bool, of: fn(&GroupReport) -> f64| {
         let chosen = || groups.iter().filter(|group| group.malicious == malicious);
         let whole: f64 = chosen().map(&weight).sum();
         (whole > 0.0).then(|| chosen().map(|group| of(group) * weight(group)).sum::<f64>() / whole)

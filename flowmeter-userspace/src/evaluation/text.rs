@@ -44,7 +44,7 @@ impl LeftOut {
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Report { groups, macro_means, pooled, .. } = self.0;
-        let width = |of: fn(&super::Group) -> &str| {
+        let width = |of: fn(&super::GroupReport) -> &str| {
             groups.iter().map(|g| of(g).chars().count().min(34)).max().unwrap_or(0).max(8)
         };
         let (sources, categories) = (width(|g| &g.source), width(|g| &g.category));

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 use jiff::Timestamp;
 
-use crate::written::Row;
+use crate::flow_log::Row;
 
 /// Columns by which a row can say which flows it means, in the order in which a log has them.
 const FIELDS: [&str; 7] =

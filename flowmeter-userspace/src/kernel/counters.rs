@@ -3,9 +3,9 @@
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, PerCpuArray};
 use flowmeter_common::counter::InterfaceCounters;
-use flowmeter_common::reaction::ReactionCounters;
+use flowmeter_common::prefilter::PrefilterCounters;
 
-use super::filter::Tallies;
+use super::prefilter::Tallies;
 
 /// How often an unbalanced account is read again. A CPU is between two packets at least a tenth of its time, else it
 /// would do nothing but this.
@@ -41,7 +41,7 @@ impl Counters {
     ///
     /// # Errors
     /// If the kernel refuses to read the map.
-    pub fn reactions(&self) -> Result<Vec<[ReactionCounters; 2]>> {
+    pub fn prefilter_counters(&self) -> Result<Vec<[PrefilterCounters; 2]>> {
         self.interfaces.iter().map(|watched| self.tallies.read(watched.slot)).collect()
     }
 

@@ -13,13 +13,13 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use flowmeter_common::config::{KernelConfig, MAX_INTERFACES, Timeouts, counter_slot};
-use flowmeter_common::parse::Look;
+use flowmeter_common::parse::ParseOptions;
 
 use super::counters::Watched;
-use super::filter::Filter;
 use super::pins::{LINK, MAPS, Pins};
-use super::{Counters, Heart, ListMaps, Ring, SharedTable, TableSize};
-use crate::reaction::{Mode, Policy};
+use super::prefilter::PrefilterMaps;
+use super::{Counters, Heartbeat, ListMaps, Ring, SharedTable, TableSize};
+use crate::prefilter::{Mode, Policy};
 
 /// The compiled programs; the build script puts them here.
 #[repr(C, align(8))]
@@ -46,7 +46,7 @@ pub struct Settings {
     /// When flows end.
     pub timeouts: Timeouts,
     /// How deep packets are looked into.
-    pub look: Look,
+    pub look: ParseOptions,
     /// Size of the flow table.
     pub size: TableSize,
     /// What becomes of packets.
@@ -109,7 +109,7 @@ pub struct Loaded {
     /// Accounting.
     pub counters: Counters,
     /// The heartbeat that keeps verdicts in force.
-    pub heart: Heart,
+    pub heartbeat: Heartbeat,
     /// Allow and deny lists.
     pub lists: ListMaps,
     /// True if the table is one that an agent before has left.
@@ -143,7 +143,7 @@ impl Kernel {
             Some(pins) => pins.settle(&mut config)?,
             None => false,
         };
-        let reaction = settings.policy.config();
+        let prefilter = settings.policy.config();
         let mut loader = EbpfLoader::new();
         if let Some(pins) = &pins {
             for name in MAPS {
@@ -158,7 +158,7 @@ impl Kernel {
         }
         let mut ebpf = loader
             .override_global("CONFIG", &config, true)
-            .override_global("REACTION", &reaction, true)
+            .override_global("PREFILTER", &prefilter, true)
             .load(&OBJECT.0)
             .context("the kernel refused the flow table or the programs' maps")?;
 
@@ -178,7 +178,7 @@ impl Kernel {
         let ring = ebpf.take_map("EVENTS").context("the programs have no map EVENTS")?;
         let ring = Ring::new(RingBuf::try_from(ring)?);
         let counters = ebpf.take_map("COUNTERS").context("the programs have no map COUNTERS")?;
-        let Filter { heart, lists, tallies } = Filter::take(&mut ebpf, &reaction)?;
+        let PrefilterMaps { heartbeat, lists, tallies } = PrefilterMaps::take(&mut ebpf, &prefilter)?;
         let counters = Counters {
             map: PerCpuArray::try_from(counters)?,
             tallies,
@@ -202,7 +202,7 @@ impl Kernel {
             pinned_tc_links: Vec::new(),
             pins,
         };
-        Ok(Loaded { kernel, table, aggregates, ring, counters, heart, lists, adopted })
+        Ok(Loaded { kernel, table, aggregates, ring, counters, heartbeat, lists, adopted })
     }
 
     /// Attaches to all interfaces, natively where the driver can.

@@ -4,16 +4,16 @@
 
 pub mod clock;
 mod counters;
-mod filter;
 mod load;
 mod pins;
+mod prefilter;
 mod preflight;
 mod ring;
 mod table;
 
 pub use counters::Counters;
-pub use filter::{Filter, Heart, ListMaps};
 pub use load::{Attachment, Kernel, Loaded, Settings, interface_index, random_seed};
+pub use prefilter::{Heartbeat, ListMaps, PrefilterMaps};
 pub use preflight::{Check, checks, require};
 pub use ring::Ring;
 pub use table::{SharedTable, TableSize};

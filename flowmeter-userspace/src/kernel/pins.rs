@@ -15,8 +15,8 @@ use aya::programs::links::{FdLink, PinnedLink};
 use flowmeter_common::config::KernelConfig;
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::Entry;
-use flowmeter_common::reaction::{Control, ReactionCounters};
-use flowmeter_common::table::Spares;
+use flowmeter_common::prefilter::{Control, PrefilterCounters};
+use flowmeter_common::table::Magazine;
 
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPF_FILE_SYSTEM: u64 = 0xcafe_4a11;
@@ -33,7 +33,7 @@ pub const MAPS: [&str; 13] = [
     "EVENTS",
     "COUNTERS",
     "CONTROL",
-    "REACTIONS",
+    "PREFILTER_COUNTERS",
     "LISTS_1",
     "LISTS_2",
 ];
@@ -167,10 +167,10 @@ fn layout() -> u64 {
     let sizes = [
         size_of::<Entry>(),
         size_of::<InterfaceCounters>(),
-        size_of::<ReactionCounters>(),
+        size_of::<PrefilterCounters>(),
         size_of::<Control>(),
         size_of::<KernelConfig>(),
-        size_of::<Spares>(),
+        size_of::<Magazine>(),
     ];
     let version = env!("CARGO_PKG_VERSION").bytes().map(u64::from);
     // FNV-1a, by numbers: it guards against forgetting, not against malice.

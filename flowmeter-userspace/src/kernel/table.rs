@@ -10,8 +10,8 @@ use aya::maps::Map;
 use aya::util::nr_cpus;
 use flowmeter_common::aggregate;
 use flowmeter_common::flow::{Direction, Entry, completion};
-use flowmeter_common::reaction::mark;
-use flowmeter_common::table::{Buckets, Memory, Spares, WAYS, Word, state, tag};
+use flowmeter_common::prefilter::mark;
+use flowmeter_common::table::{Buckets, Magazine, Memory, WAYS, Word, state, tag};
 
 /// Sizes of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +37,9 @@ impl TableSize {
             Self::MAX_FLOWS
         );
         let cpus = nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
-        let spare = Spares::MOST * cpus as u32;
+        let spare = Magazine::MAX * cpus as u32;
         let size = Self { flows: flows.next_power_of_two().max(WAYS as u32), spare };
-        ensure!(size.entries() <= tag::MOST_ENTRIES, "{cpus} CPUs are more than a table can have room for");
+        ensure!(size.entries() <= tag::MAX_ENTRIES, "{cpus} CPUs are more than a table can have room for");
         Ok(size)
     }
 

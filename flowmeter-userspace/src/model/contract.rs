@@ -22,7 +22,7 @@ use serde::Deserialize;
 pub type KnownSets<'a> = &'a dyn Fn(&str) -> Option<Vec<&'static str>>;
 
 /// Most bins of an input's distribution: bounds the memory of those that are counted.
-pub const MOST_BINS: usize = 64;
+pub const MAX_BINS: usize = 64;
 
 /// The only version of the contract.
 const VERSION: &str = "1";
@@ -297,8 +297,8 @@ fn distributions(get: &dyn Fn(&str) -> Option<String>, inputs: Option<&[&str]>) 
     let all = same_length("distribution", json::<Vec<Distribution>>(get, "distribution")?, inputs)?;
     each(&all, inputs, "distribution", |Distribution { edges, shares }| {
         ensure_that(
-            edges.len() < MOST_BINS,
-            &format!("has {} edges; there is room for {MOST_BINS} bins", edges.len()),
+            edges.len() < MAX_BINS,
+            &format!("has {} edges; there is room for {MAX_BINS} bins", edges.len()),
         )?;
         ensure_that(
             shares.len() == edges.len() + 1,

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use contract::{Contract, Finding};
-use flowmeter_common::reaction::mark;
+use flowmeter_common::prefilter::mark;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
 use ort::value::{TensorElementType, TensorRef, ValueType};
 pub use runtime::Runtime;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use flowmeter_common::key::{kind, tunnel};
-use flowmeter_common::reaction::mark;
+use flowmeter_common::prefilter::mark;
 use serde::Serialize;
 
 use super::{Sink, timestamp};

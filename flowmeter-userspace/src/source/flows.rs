@@ -64,7 +64,7 @@ impl Entries {
 /// Takes flows that have ended, and is told of those that open. An entry fills a kilobyte, so that it is lent.
 ///
 /// A closure that takes an entry and why it ended is one that does not look at what surrounds a flow.
-pub trait Give {
+pub trait FlowSink {
     /// A flow's first packet came at `now`.
     #[inline]
     fn opened(&mut self, _entry: &Entry, _now: u64) {}
@@ -89,7 +89,7 @@ pub trait Give {
     fn give(&mut self, entry: &Entry, why: EndReason, now: u64) -> Result<()>;
 }
 
-impl<T: FnMut(&Entry, EndReason) -> Result<()>> Give for T {
+impl<T: FnMut(&Entry, EndReason) -> Result<()>> FlowSink for T {
     #[inline]
     fn give(&mut self, entry: &Entry, why: EndReason, _now: u64) -> Result<()> {
         self(entry, why)
@@ -150,7 +150,7 @@ impl Flows {
     ///
     /// # Errors
     /// `give` fails.
-    pub fn packets(&mut self, packets: &[Parsed], give: &mut impl Give) -> Result<()> {
+    pub fn packets(&mut self, packets: &[Parsed], give: &mut impl FlowSink) -> Result<()> {
         let mut hashes = [0; TOGETHER];
         for chunk in packets.chunks(TOGETHER) {
             for ((parsed, _), hash) in chunk.iter().zip(&mut hashes) {
@@ -181,7 +181,7 @@ impl Flows {
         parsed: &Result<Packet, Skip>,
         hash: u64,
         timestamp: u64,
-        give: &mut impl Give,
+        give: &mut impl FlowSink,
     ) -> Result<()> {
         self.totals.counters.seen += 1;
         if timestamp < self.now {
@@ -205,7 +205,7 @@ impl Flows {
     ///
     /// # Errors
     /// `give` fails.
-    pub fn finish(mut self, give: &mut impl Give) -> Result<Totals> {
+    pub fn finish(mut self, give: &mut impl FlowSink) -> Result<Totals> {
         // Neither timers nor the index are needed any more, but memory to sort.
         self.timers = Timers::new();
         let index = std::mem::replace(&mut self.index, Index::new());
@@ -224,7 +224,7 @@ impl Flows {
     }
 
     #[inline]
-    fn count(&mut self, packet: &Packet, hash: u64, give: &mut impl Give) -> Result<()> {
+    fn count(&mut self, packet: &Packet, hash: u64, give: &mut impl FlowSink) -> Result<()> {
         let found = self.index.find(hash, |slot| self.entries.get(slot).key.same(&packet.key));
         let mut opened = found.is_none();
         let slot = match found {
@@ -278,7 +278,7 @@ impl Flows {
     }
 
     /// Takes a flow out that has ended at `at`; its record is given out unless that has been done.
-    fn close(&mut self, slot: u32, why: EndReason, at: u64, give: &mut impl Give) -> Result<()> {
+    fn close(&mut self, slot: u32, why: EndReason, at: u64, give: &mut impl FlowSink) -> Result<()> {
         let entry = self.entries.get(slot);
         self.index.remove(hash(&entry.key), slot);
         self.timers.disarm(slot);
@@ -291,7 +291,7 @@ impl Flows {
     }
 
     /// Says that a flow is about to be given out, unless that has been done.
-    fn announce(&self, slot: u32, at: u64, give: &mut impl Give) {
+    fn announce(&self, slot: u32, at: u64, give: &mut impl FlowSink) {
         let entry = self.entries.get(slot);
         if entry.reported == 0 {
             give.ending(entry, at);
@@ -299,7 +299,7 @@ impl Flows {
     }
 
     /// Looks at the flows whose time has come, tick by tick: after a long silence as during it, if somebody had looked.
-    fn expire(&mut self, give: &mut impl Give) -> Result<()> {
+    fn expire(&mut self, give: &mut impl FlowSink) -> Result<()> {
         while let Some((at, due)) = self.timers.due(self.now) {
             self.expire_tick(at, due, give)?;
         }
@@ -307,7 +307,7 @@ impl Flows {
     }
 
     /// Looks at flows at the time `at`.
-    fn expire_tick(&mut self, at: u64, due: Vec<u32>, give: &mut impl Give) -> Result<()> {
+    fn expire_tick(&mut self, at: u64, due: Vec<u32>, give: &mut impl FlowSink) -> Result<()> {
         let timeouts = self.timeouts;
         // SAFETY: a reference points to a readable flow.
         let ages = |flows: &Self, slot| unsafe { Ages::read(&flows.entries.get(slot).state) };

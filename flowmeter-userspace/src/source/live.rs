@@ -106,9 +106,9 @@ impl Pressure {
     }
 }
 
-/// What the harvest has seen, for the accounting.
+/// What the drain has seen, for the accounting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Harvested {
+pub struct DrainCounts {
     /// Flows taken out of the table.
     pub flows: u64,
     /// Packets in them.
@@ -127,8 +127,8 @@ pub struct Harvested {
     pub pushed_out: u64,
 }
 
-/// Where the harvest puts flows, in batches of at most [`BATCH`].
-pub trait Outlet {
+/// Where the drain puts flows, in batches of at most [`BATCH`].
+pub trait RecordSink {
     /// Takes flows that live, at their checkpoints, however long it has to wait. Their events came after `since`, in the
     /// kernel programs' clock.
     ///
@@ -144,7 +144,7 @@ pub trait Outlet {
 }
 
 /// Who takes whatever comes.
-impl<F: FnMut(Vec<FlowRecord>) -> Result<()>> Outlet for F {
+impl<F: FnMut(Vec<FlowRecord>) -> Result<()>> RecordSink for F {
     fn living(&mut self, flows: Vec<FlowRecord>, _since: u64) -> Result<()> {
         self(flows)
     }
@@ -155,7 +155,7 @@ impl<F: FnMut(Vec<FlowRecord>) -> Result<()>> Outlet for F {
 }
 
 /// Takes flows out of the table.
-pub struct Harvester {
+pub struct Drain {
     flows: Arc<SharedTable>,
     aggregates: Arc<SharedTable>,
     ring: Ring,
@@ -170,22 +170,22 @@ pub struct Harvester {
     known: Vec<Known>,
     /// What surrounds flows, if that is asked for.
     context: Option<Context>,
-    harvested: Harvested,
+    drained: DrainCounts,
     /// When the ring was last emptied.
     emptied: u64,
     /// See [`be_prompt`](Self::be_prompt).
     prompt: bool,
 }
 
-impl Harvested {
-    /// What an agent that comes after needs to go on counting, see [`Harvester::resume`].
+impl DrainCounts {
+    /// What an agent that comes after needs to go on counting, see [`Drain::resume`].
     pub fn ledger(&self) -> [u64; 4] {
         [self.flows, self.packets, self.bytes, self.aggregated]
     }
 }
 
-impl Harvester {
-    /// A harvester of these tables and their events.
+impl Drain {
+    /// A drain of these tables and their events.
     pub fn new(
         flows: Arc<SharedTable>,
         aggregates: Arc<SharedTable>,
@@ -205,7 +205,7 @@ impl Harvester {
             folding: false,
             known,
             context,
-            harvested: Harvested::default(),
+            drained: DrainCounts::default(),
             emptied: clock::monotonic(),
             prompt: false,
         }
@@ -218,13 +218,13 @@ impl Harvester {
 
     /// Goes on counting where an agent before has stopped.
     pub fn resume(&mut self, [flows, packets, bytes, aggregated]: [u64; 4]) {
-        self.harvested = Harvested { flows, packets, bytes, aggregated, ..self.harvested };
+        self.drained = DrainCounts { flows, packets, bytes, aggregated, ..self.drained };
     }
 
     /// What has been seen so far.
-    pub fn harvested(&self) -> Harvested {
+    pub fn drained(&self) -> DrainCounts {
         let pushed_out = self.context.as_ref().map_or(0, Context::pushed_out);
-        Harvested { pushed_out, ..self.harvested }
+        DrainCounts { pushed_out, ..self.drained }
     }
 
     /// Waits until something may have to be done: for as long as [`look`](Self::look) said, or until the ring fills.
@@ -235,24 +235,24 @@ impl Harvester {
     /// Looks once: events, closed flows that are due, and from time to time the whole table. Returns how long to sleep.
     ///
     /// # Errors
-    /// The grace period fails, or `outlet` does.
-    pub fn look(&mut self, outlet: &mut impl Outlet) -> Result<Duration> {
+    /// The grace period fails, or `sink` does.
+    pub fn look(&mut self, sink: &mut impl RecordSink) -> Result<Duration> {
         let now = clock::monotonic();
-        let events = self.take_events(now, outlet)?;
+        let events = self.take_events(now, sink)?;
         if now >= self.next_sweep {
-            self.sweep(now, outlet)?;
+            self.sweep(now, sink)?;
             let after = clock::monotonic();
             let least = if self.pressure == Pressure::None { SWEEP_USUAL } else { SWEEP_LEAST };
             self.next_sweep = after + ((after - now) * SWEEP_SHARE).clamp(least, SWEEP_MOST);
         } else if self.closing.peek().is_some_and(|Reverse((due, ..))| due + CLOSING_BATCH <= now) {
-            self.take_closed(now, outlet)?;
+            self.take_closed(now, sink)?;
         }
         Ok(if events == 0 && !self.prompt { QUIET_SLEEP } else { BUSY_SLEEP })
     }
 
     /// Takes what the programs have told since the last time, and gives out the flows that reached a checkpoint. Returns
     /// how many events there were.
-    fn take_events(&mut self, now: u64, outlet: &mut impl Outlet) -> Result<u32> {
+    fn take_events(&mut self, now: u64, sink: &mut impl RecordSink) -> Result<u32> {
         let mut checkpoints: HashMap<u32, u64> = HashMap::new();
         let (mut events, since) = (0_u32, self.emptied);
         loop {
@@ -285,10 +285,10 @@ impl Harvester {
         for (slot, tag) in checkpoints {
             living.extend(self.copy_living(now, slot, tag, clock_offset));
             if living.len() == BATCH {
-                self.give_living(now, since, std::mem::take(&mut living), outlet)?;
+                self.give_living(now, since, std::mem::take(&mut living), sink)?;
             }
         }
-        self.give_living(now, since, living, outlet)?;
+        self.give_living(now, since, living, sink)?;
         Ok(events)
     }
 
@@ -297,18 +297,18 @@ impl Harvester {
         now: u64,
         since: u64,
         mut flows: Vec<FlowRecord>,
-        outlet: &mut impl Outlet,
+        sink: &mut impl RecordSink,
     ) -> Result<()> {
         if flows.is_empty() {
             return Ok(());
         }
         self.surround(now, &mut flows);
-        outlet.living(flows, since)
+        sink.living(flows, since)
     }
 
     /// Gives out flows that have ended. While there is no room for them, and between batches, flows that reach a checkpoint
     /// overtake them: somebody waits for their verdicts.
-    fn give_ended(&mut self, now: u64, flows: Vec<FlowRecord>, outlet: &mut impl Outlet) -> Result<()> {
+    fn give_ended(&mut self, now: u64, flows: Vec<FlowRecord>, sink: &mut impl RecordSink) -> Result<()> {
         let mut flows = flows.into_iter();
         loop {
             let mut batch: Vec<_> = flows.by_ref().take(BATCH).collect();
@@ -316,30 +316,30 @@ impl Harvester {
                 return Ok(());
             }
             self.surround(now, &mut batch);
-            while let Some(back) = outlet.ended(batch)? {
+            while let Some(back) = sink.ended(batch)? {
                 batch = back;
                 self.ring.wait(GRACE_SLEEP);
-                self.take_events(clock::monotonic(), outlet)?;
+                self.take_events(clock::monotonic(), sink)?;
             }
-            self.take_events(clock::monotonic(), outlet)?;
+            self.take_events(clock::monotonic(), sink)?;
         }
     }
 
     /// Takes out every flow: the programs are detached and the agent stops.
     ///
     /// # Errors
-    /// The grace period fails, or `outlet` does.
-    pub fn flush(&mut self, outlet: &mut impl Outlet) -> Result<()> {
+    /// The grace period fails, or `sink` does.
+    pub fn flush(&mut self, sink: &mut impl RecordSink) -> Result<()> {
         // Programs that were running when they were detached come to their end first.
         self.flows.grace_period()?;
         let (now, timeouts) = (clock::monotonic(), self.timeouts);
         let flows = Arc::clone(&self.flows);
-        self.harvested.living = self.sweep_with(&flows, now, outlet, |_, tag| {
+        self.drained.living = self.sweep_with(&flows, now, sink, |_, tag| {
             let by_clock = ages(&flows, tag).and_then(|ages| ages.expired(now, &timeouts));
             Fate::Ended(by_clock.unwrap_or(EndReason::Shutdown))
         })?;
         let aggregates = Arc::clone(&self.aggregates);
-        self.sweep_with(&aggregates, now, outlet, |_, _| Fate::Ended(EndReason::Folded)).map(drop)
+        self.sweep_with(&aggregates, now, sink, |_, _| Fate::Ended(EndReason::Folded)).map(drop)
     }
 
     /// The record of the flow that had this slot and tag, if it still has.
@@ -352,13 +352,13 @@ impl Harvester {
         if self.flows.tag(slot) != tag {
             return None;
         }
-        self.harvested.torn += u64::from(!whole);
+        self.drained.torn += u64::from(!whole);
         notice(&mut self.context, &mut self.known[tag::entry(tag) as usize], tag, now, &entry);
         let stage = Stage::Checkpoint { entry: tag::entry(tag) };
         Some(FlowRecord { entry, stage, clock_offset, context: None })
     }
 
-    fn take_closed(&mut self, now: u64, outlet: &mut impl Outlet) -> Result<()> {
+    fn take_closed(&mut self, now: u64, sink: &mut impl RecordSink) -> Result<()> {
         let flows = Arc::clone(&self.flows);
         let mut leaving = Vec::new();
         while let Some(&Reverse((due, slot, tag))) = self.closing.peek() {
@@ -376,23 +376,23 @@ impl Harvester {
                 leaving.push((slot, Some(why)));
             }
         }
-        self.take_out(&flows, now, leaving, outlet)
+        self.take_out(&flows, now, leaving, sink)
     }
 
-    fn sweep(&mut self, now: u64, outlet: &mut impl Outlet) -> Result<()> {
+    fn sweep(&mut self, now: u64, sink: &mut impl RecordSink) -> Result<()> {
         let flows = Arc::clone(&self.flows);
         let room = u64::from(flows.size().flows());
-        let pressure = Pressure::of(self.harvested.living, room, self.folding);
+        let pressure = Pressure::of(self.drained.living, room, self.folding);
         self.folding = false;
         if pressure != self.pressure {
-            pressure.log(self.harvested.living, room);
+            pressure.log(self.drained.living, room);
         }
         self.pressure = pressure;
         let usual = self.timeouts;
         let timeouts =
             Timeouts { linger: if pressure == Pressure::Much { 0 } else { usual.linger }, ..usual };
         let slight = Timeouts { idle: pressure.slight_idle(usual.idle), ..timeouts };
-        self.harvested.living = self.sweep_with(&flows, now, outlet, |this, tag| {
+        self.drained.living = self.sweep_with(&flows, now, sink, |this, tag| {
             let known = &mut this.known[tag::entry(tag) as usize];
             if pressure == Pressure::None && known.tag == tag && now < known.until {
                 return Fate::Living;
@@ -424,7 +424,7 @@ impl Harvester {
             }
         })?;
         let aggregates = Arc::clone(&self.aggregates);
-        self.sweep_with(&aggregates, now, outlet, |_, tag| {
+        self.sweep_with(&aggregates, now, sink, |_, tag| {
             match ages(&aggregates, tag).and_then(|ages| ages.expired(now, &aggregate::TIMEOUTS)) {
                 Some(_) => Fate::Ended(EndReason::Folded),
                 None => Fate::Living,
@@ -439,7 +439,7 @@ impl Harvester {
         &mut self,
         table: &SharedTable,
         now: u64,
-        outlet: &mut impl Outlet,
+        sink: &mut impl RecordSink,
         mut fate: impl FnMut(&mut Self, u64) -> Fate,
     ) -> Result<u64> {
         let mut leaving = Vec::new();
@@ -459,17 +459,17 @@ impl Harvester {
                 _ => {}
             }
             if leaving.len() == LEAVING {
-                self.take_out(table, now, std::mem::take(&mut leaving), outlet)?;
+                self.take_out(table, now, std::mem::take(&mut leaving), sink)?;
             }
             if cut.len() == BATCH {
-                self.give_ended(now, std::mem::take(&mut cut), outlet)?;
+                self.give_ended(now, std::mem::take(&mut cut), sink)?;
             }
             if slot % SWEPT_AT_ONCE == SWEPT_AT_ONCE - 1 {
-                self.take_events(clock::monotonic(), outlet)?;
+                self.take_events(clock::monotonic(), sink)?;
             }
         }
-        self.give_ended(now, cut, outlet)?;
-        self.take_out(table, now, leaving, outlet)?;
+        self.give_ended(now, cut, sink)?;
+        self.take_out(table, now, leaving, sink)?;
         Ok(living)
     }
 
@@ -481,23 +481,23 @@ impl Harvester {
             return None;
         }
         self.flows.mark_reported(tag);
-        self.harvested.torn += u64::from(!whole);
+        self.drained.torn += u64::from(!whole);
         notice(&mut self.context, &mut self.known[tag::entry(tag) as usize], tag, now, &entry);
         if let Some(context) = &mut self.context {
             context.ended(&entry, now);
         }
-        Some(self.harvest(entry, EndReason::Active, clock::offset_to_epoch()))
+        Some(self.drain(entry, EndReason::Active, clock::offset_to_epoch()))
     }
 
     /// Counts a flow as taken out.
-    fn harvest(&mut self, entry: Entry, why: EndReason, clock_offset: u64) -> FlowRecord {
+    fn drain(&mut self, entry: Entry, why: EndReason, clock_offset: u64) -> FlowRecord {
         if why == EndReason::Folded {
-            self.harvested.aggregated += entry.state.packets();
+            self.drained.aggregated += entry.state.packets();
         } else {
-            self.harvested.flows += 1;
-            self.harvested.packets += entry.state.packets();
-            self.harvested.bytes += entry.state.bytes();
-            self.harvested.evicted += u64::from(why == EndReason::Pressure);
+            self.drained.flows += 1;
+            self.drained.packets += entry.state.packets();
+            self.drained.bytes += entry.state.bytes();
+            self.drained.evicted += u64::from(why == EndReason::Pressure);
         }
         FlowRecord { entry, stage: Stage::End(why), clock_offset, context: None }
     }
@@ -508,7 +508,7 @@ impl Harvester {
         table: &SharedTable,
         now: u64,
         leaving: Vec<(u32, Option<EndReason>)>,
-        outlet: &mut impl Outlet,
+        sink: &mut impl RecordSink,
     ) -> Result<()> {
         if leaving.is_empty() {
             return Ok(());
@@ -518,7 +518,7 @@ impl Harvester {
             let waiting = scope.spawn(|| table.grace_period());
             while !waiting.is_finished() {
                 self.ring.wait(GRACE_SLEEP);
-                self.take_events(clock::monotonic(), outlet)?;
+                self.take_events(clock::monotonic(), sink)?;
             }
             waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
@@ -526,7 +526,7 @@ impl Harvester {
         let mut records = Vec::with_capacity(leaving.len());
         for (nth, (slot, why)) in leaving.into_iter().enumerate() {
             if nth % BATCH == BATCH - 1 {
-                self.take_events(clock::monotonic(), outlet)?;
+                self.take_events(clock::monotonic(), sink)?;
             }
             // The same flow can be named twice, by an event and by the sweep; the first freed it.
             let tag = table.tag(slot);
@@ -549,10 +549,10 @@ impl Harvester {
                     context.ended(&entry, now);
                 }
                 let why = why.unwrap_or_else(|| ended_by_kernel(&entry));
-                records.push(self.harvest(entry, why, clock_offset));
+                records.push(self.drain(entry, why, clock_offset));
             }
         }
-        self.give_ended(now, records, outlet)
+        self.give_ended(now, records, sink)
     }
 
     /// Adds to records what surrounds them, once all that ended with them have been told.

@@ -9,10 +9,10 @@ use flowmeter_common::config::Timeouts;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;
 use flowmeter_common::lifecycle::EndReason;
-use flowmeter_common::parse::{Look, parse_link};
+use flowmeter_common::parse::{ParseOptions, parse_link};
 
 use super::capture::CaptureReader;
-use super::flows::{Flows, Give, Parsed, TOGETHER, Totals};
+use super::flows::{FlowSink, Flows, Parsed, TOGETHER, Totals};
 use crate::context::Context;
 use crate::record::{FlowRecord, Stage};
 
@@ -25,7 +25,7 @@ pub struct Settings {
     /// When flows end.
     pub timeouts: Timeouts,
     /// How deep packets are looked into.
-    pub look: Look,
+    pub look: ParseOptions,
     /// What surrounds a flow is asked for.
     pub context: bool,
     /// Flows are given at their checkpoints, too, as the agent on an interface sees them.
@@ -59,7 +59,7 @@ impl<G: FnMut(FlowRecord) -> Result<()>> Recorder<G> {
     }
 }
 
-impl<G: FnMut(FlowRecord) -> Result<()>> Give for Recorder<G> {
+impl<G: FnMut(FlowRecord) -> Result<()>> FlowSink for Recorder<G> {
     fn opened(&mut self, entry: &Entry, now: u64) {
         if let Some(context) = &mut self.context {
             context.opened(entry, now);

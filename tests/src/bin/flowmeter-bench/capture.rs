@@ -14,7 +14,7 @@ use flowmeter::source::pcap;
 use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;
-use flowmeter_common::parse::{Look, parse_link};
+use flowmeter_common::parse::{ParseOptions, parse_link};
 use flowmeter_tests::agent::binary;
 use flowmeter_tests::frames::{Packet, Transport, tcp};
 use flowmeter_tests::replay::{Frame, write_capture};
@@ -209,7 +209,7 @@ impl Loaded {
 
     fn parse(&self) {
         for (frame, place) in self.frames() {
-            std::hint::black_box(parse_link(&frame, place.link, Look::default()).ok());
+            std::hint::black_box(parse_link(&frame, place.link, ParseOptions::default()).ok());
         }
     }
 
@@ -221,7 +221,7 @@ impl Loaded {
         };
         let mut batch: Vec<Parsed> = Vec::with_capacity(TOGETHER);
         for (frame, place) in self.frames() {
-            batch.push((parse_link(&frame, place.link, Look::default()), place.at));
+            batch.push((parse_link(&frame, place.link, ParseOptions::default()), place.at));
             if batch.len() == TOGETHER {
                 flows.packets(&batch, &mut give)?;
                 batch.clear();

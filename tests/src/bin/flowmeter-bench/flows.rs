@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use flowmeter::command::{Judges, judge};
+use flowmeter::command::{ScorerLoader, scorer};
 use flowmeter::features::FeatureSet;
 use flowmeter::record::FlowRecord;
 use flowmeter::source::pcap;
-use flowmeter::verdict::Judge;
+use flowmeter::verdict::Scorer;
 use flowmeter_tests::replay::{Frame, read_capture, write_capture};
 use flowmeter_tests::samples;
 
@@ -26,18 +26,18 @@ pub struct Options {
 }
 
 impl Options {
-    /// The model's judge.
+    /// The model's scorer.
     ///
     /// # Errors
     /// ONNX Runtime or the model is not there, or broken.
-    pub fn judge(&self) -> Result<Judge> {
+    pub fn scorer(&self) -> Result<Scorer> {
         let scoring = flowmeter::cli::Scoring {
             model: self.model.clone(),
             no_model: false,
             calibration: None,
             onnxruntime: None,
         };
-        judge(Judges::of(&scoring)?.as_ref())?.context("a model was asked for")
+        scorer(ScorerLoader::of(&scoring)?.as_ref())?.context("a model was asked for")
     }
 
     /// At least so many flows, with what the features of `set` ask for, in random order: first as recorded, then with every gap between packets up to twice as long

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use flowmeter::kernel::clock::monotonic;
-use flowmeter_tests::laboratory::{Laboratory, Setup, Traffic, pin_to};
+use flowmeter_tests::test_programs::{Setup, TestPrograms, Traffic, pin_to};
 use serde::Serialize;
 
 use crate::ring::Reader;
@@ -135,13 +135,14 @@ fn find<'a>(rows: &'a [Row], program: &str) -> Result<&'a Row> {
 /// All programs on one kind of traffic.
 fn measure(options: &Options, flows: u32, room: u32, distribution: Distribution, ip: u8) -> Result<Vec<Row>> {
     let entries: Vec<&str> = PROGRAMS.iter().map(|program| program.entry).collect();
-    let mut laboratory = Laboratory::load(&Setup {
+    let mut test_programs = TestPrograms::load(&Setup {
         programs: &entries,
         flows: room,
         traffic: Traffic::Sequence(sequence(flows, distribution)),
         ..Setup::default()
     })?;
-    let (mut events, mut packets) = (laboratory.ring()?, Reader::new(laboratory.take_map("PACKET_EVENTS")?)?);
+    let (mut events, mut packets) =
+        (test_programs.ring()?, Reader::new(test_programs.take_map("PACKET_EVENTS")?)?);
     let frame = frame(ip, options.payload);
     let (stop, mut times) = (AtomicBool::new(false), vec![Vec::new(); PROGRAMS.len()]);
     let taken = AtomicU64::new(0);
@@ -156,19 +157,19 @@ fn measure(options: &Options, flows: u32, room: u32, distribution: Distribution,
             Ok(())
         });
         let outcome = (|| -> Result<()> {
-            let run = |laboratory: &Laboratory, program: &Program, packets: u32| match program.name {
-                EVENTS => all_taken(laboratory, program, &frame, packets, &taken),
-                _ => laboratory.run(program.entry, &frame, packets),
+            let run = |test_programs: &TestPrograms, program: &Program, packets: u32| match program.name {
+                EVENTS => all_taken(test_programs, program, &frame, packets, &taken),
+                _ => test_programs.run(program.entry, &frame, packets),
             };
             // Opens the flows, and fills the caches.
             for program in &PROGRAMS {
-                run(&laboratory, program, SEQUENCE as u32)?;
+                run(&test_programs, program, SEQUENCE as u32)?;
             }
             for _ in 0..options.rounds {
                 for (program, times) in PROGRAMS.iter().zip(&mut times) {
                     // The flows were last seen just now, by whichever clock.
-                    laboratory.set_time(monotonic())?;
-                    times.push(run(&laboratory, program, options.packets)?);
+                    test_programs.set_time(monotonic())?;
+                    times.push(run(&test_programs, program, options.packets)?);
                 }
             }
             Ok(())
@@ -177,7 +178,7 @@ fn measure(options: &Options, flows: u32, room: u32, distribution: Distribution,
         reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         outcome
     })?;
-    let counted = laboratory.counted()?;
+    let counted = test_programs.counted()?;
     ensure!(counted.balanced() && counted.folded == 0, "packets found no slot: {counted:?}");
     let medians: Vec<f64> = times.into_iter().map(median).collect();
     let row = |(program, &ns): (&Program, &f64)| Row {
@@ -197,7 +198,7 @@ fn measure(options: &Options, flows: u32, room: u32, distribution: Distribution,
 /// # Errors
 /// The kernel does not run it, or an event has not come through.
 fn all_taken(
-    laboratory: &Laboratory,
+    test_programs: &TestPrograms,
     program: &Program,
     frame: &[u8],
     packets: u32,
@@ -206,7 +207,7 @@ fn all_taken(
     let (mut left, mut took) = (packets, Duration::ZERO);
     while left > 0 {
         let (some, before) = (left.min(AT_ONCE), taken.load(Ordering::Relaxed));
-        took += laboratory.run(program.entry, frame, some)? * some;
+        took += test_programs.run(program.entry, frame, some)? * some;
         let sent = Instant::now();
         while taken.load(Ordering::Relaxed) - before < u64::from(some) {
             ensure!(sent.elapsed() < Duration::from_secs(5), "of {some} events not all have come through");

@@ -1,9 +1,9 @@
 //! The benchmarks: each prints rates, and ratios of one run.
 
 mod capture;
-mod delay;
 mod flows;
 mod kernel;
+mod latency;
 mod prefilter;
 mod reasons;
 mod ring;
@@ -48,7 +48,7 @@ enum Command {
     /// Flows scored a second on one core, from finished counters to verdict and reasons, and what each part costs.
     Score(score::Options),
     /// From the packet of a flow's checkpoint to its verdict in the log, while many flows come and end. Needs root.
-    Delay(delay::Options),
+    Latency(latency::Options),
     /// How far the reasons of malicious verdicts agree with Shapley's values.
     Reasons(reasons::Options),
 }
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
         Command::Prefilter(options) => prefilter::run(&options),
         Command::Wire(options) => wire::run(&options),
         Command::Score(options) => score::run(&options),
-        Command::Delay(options) => delay::run(&options),
+        Command::Latency(options) => latency::run(&options),
         Command::Reasons(options) => reasons::run(&options),
     }
 }

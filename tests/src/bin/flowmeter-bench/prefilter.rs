@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use flowmeter::kernel::clock;
-use flowmeter::reaction::lists::Rule;
-use flowmeter::reaction::{Mode, Policy};
-use flowmeter_common::reaction::listed;
+use flowmeter::prefilter::lists::Rule;
+use flowmeter::prefilter::{Mode, Policy};
+use flowmeter_common::prefilter::listed;
 use flowmeter_tests::agent::{Agent, Signal};
 use flowmeter_tests::inspector::{Inspector, numbered};
-use flowmeter_tests::laboratory::{Laboratory, Setup, Traffic, pin_to};
 use flowmeter_tests::netns::{Chatter, Namespace, Offload};
 use flowmeter_tests::replay::{Oversized, Pace, Sender};
 use flowmeter_tests::row::number;
+use flowmeter_tests::test_programs::{Setup, TestPrograms, Traffic, pin_to};
 use serde::Serialize;
 
 use crate::traffic::{Distribution, SEQUENCE, frame, sequence};
@@ -131,14 +131,14 @@ fn costs(options: &Options) -> Result<[f64; 3]> {
     const RUN: u32 = 1 << 20;
     pin_to(0)?;
     let config = Policy::new(Mode::Block, None, &[], None, &[])?.config();
-    let mut laboratory = Laboratory::load(&Setup {
+    let mut test_programs = TestPrograms::load(&Setup {
         programs: &["bench_empty", "bench_flowmeter", "bench_filter"],
         flows: 1 << 18,
         traffic: Traffic::Sequence(sequence(10_000, Distribution::Uniform)),
-        reaction: config,
+        prefilter: config,
         ..Setup::default()
     })?;
-    let mut filter = laboratory.filter(&config)?;
+    let mut filter = test_programs.filter(&config)?;
     // Of other networks than the packets are of: the whole trie is looked through in vain.
     let rules: Vec<Rule> = (0..options.rules)
         .map(|n| Rule {
@@ -148,7 +148,7 @@ fn costs(options: &Options) -> Result<[f64; 3]> {
         })
         .collect();
     let frame = frame(4, 0);
-    laboratory.outcome("bench_flowmeter", &frame, SEQUENCE as u32)?;
+    test_programs.outcome("bench_flowmeter", &frame, SEQUENCE as u32)?;
     let mut times = [const { Vec::new() }; 4];
     for _ in 0..ROUNDS {
         let mut next = times.iter_mut();
@@ -158,9 +158,9 @@ fn costs(options: &Options) -> Result<[f64; 3]> {
             ("bench_filter", &[]),
             ("bench_filter", &rules),
         ] {
-            filter.lists.install(&filter.heart, lists)?;
-            filter.heart.beat(clock::monotonic());
-            let (_, took) = laboratory.outcome(program, &frame, RUN)?;
+            filter.lists.install(&filter.heartbeat, lists)?;
+            filter.heartbeat.beat(clock::monotonic());
+            let (_, took) = test_programs.outcome(program, &frame, RUN)?;
             next.next().context("four ways")?.push(took);
         }
     }

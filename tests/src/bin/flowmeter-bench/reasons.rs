@@ -34,11 +34,11 @@ const LOOKED_AT: usize = 20;
 /// The model names no medians, it calls too few flows malicious, or fails.
 pub fn run(options: &Options) -> Result<()> {
     ensure!(options.orders >= 2, "the error is the difference of two halves: --orders 2 or more");
-    let mut judge = options.what.judge()?;
-    let records = options.what.flows(options.flows * LOOKED_AT, judge.feature_set())?;
-    let rows = judge.finish(&records, None).to_vec();
-    let name = judge.name().to_owned();
-    let model = judge.model();
+    let mut scorer = options.what.scorer()?;
+    let records = options.what.flows(options.flows * LOOKED_AT, scorer.feature_set())?;
+    let rows = scorer.finish(&records, None).to_vec();
+    let name = scorer.name().to_owned();
+    let model = scorer.model();
     let width = model.inputs().len();
     ensure!(model.medians().is_some(), "{name} names no medians, so it gives no reasons");
     let malicious = malicious(model, &rows, options.flows)?;

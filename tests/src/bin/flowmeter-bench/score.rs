@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use flowmeter::record::FlowRecord;
 use flowmeter::verdict::Batch;
-use flowmeter_tests::laboratory::pin_to;
+use flowmeter_tests::test_programs::pin_to;
 
 use crate::flows::{self, distinct};
 
@@ -33,23 +33,23 @@ const BATCH: usize = 4096;
 /// # Errors
 /// The model or a capture cannot be read, or the model fails.
 pub fn run(options: &Options) -> Result<()> {
-    let mut judge = options.what.judge()?;
-    let records = options.what.flows(options.flows, judge.feature_set())?;
+    let mut scorer = options.what.scorer()?;
+    let records = options.what.flows(options.flows, scorer.feature_set())?;
     let records = &records[..options.flows];
     pin_to(CPU)?;
-    let width = judge.model().inputs().len();
-    let rows = judge.finish(records, None).to_vec();
+    let width = scorer.model().inputs().len();
+    let rows = scorer.finish(records, None).to_vec();
     println!(
         "{}, {width} inputs of {}; {} flows, {:.1} % of them unlike any other before; one core\n",
-        judge.name(),
-        judge.feature_set().id,
+        scorer.name(),
+        scorer.feature_set().id,
         records.len(),
         distinct(&rows, width) * 100.0
     );
 
     let each = |seconds: f64| seconds * 1e9 / records.len() as f64;
     let line = |what: &str, ns: f64| println!("{what:<58} {ns:>8.0} ns {:>10.0} flows/s", 1e9 / ns);
-    let set = judge.feature_set();
+    let set = scorer.feature_set();
     line(
         "all features of the set, as for a table",
         each(median(options.runs, || {
@@ -59,7 +59,7 @@ pub fn run(options: &Options) -> Result<()> {
     );
     let finishing = each(median(options.runs, || {
         for batch in batches(records) {
-            std::hint::black_box(judge.finish(batch, None));
+            std::hint::black_box(scorer.finish(batch, None));
         }
         Ok(())
     })?);
@@ -70,7 +70,7 @@ pub fn run(options: &Options) -> Result<()> {
         running = each(median(options.runs, || {
             for batch in rows.chunks(size * width) {
                 scores.clear();
-                judge.model().score(batch, &mut scores)?;
+                scorer.model().score(batch, &mut scores)?;
             }
             Ok(())
         })?);
@@ -80,9 +80,9 @@ pub fn run(options: &Options) -> Result<()> {
     let whole = each(median(options.runs, || {
         (malicious, explained) = (0, 0);
         for batch in batches(records) {
-            for judged in judge.judge(batch, None)? {
-                malicious += usize::from(judged.unexplained || !judged.reasons.is_empty());
-                explained += usize::from(!judged.reasons.is_empty());
+            for predictions in scorer.predict(batch, None)? {
+                malicious += usize::from(predictions.unexplained || !predictions.reasons.is_empty());
+                explained += usize::from(!predictions.reasons.is_empty());
             }
         }
         Ok(())
@@ -92,7 +92,7 @@ pub fn run(options: &Options) -> Result<()> {
     println!(
         "\n{malicious} of {} called malicious, {explained} of them explained; reasons for one flow: {:.0} µs",
         records.len(),
-        explaining(options.runs, &mut judge, &rows)? * 1e6
+        explaining(options.runs, &mut scorer, &rows)? * 1e6
     );
     Ok(())
 }
@@ -102,9 +102,9 @@ fn batches(records: &[FlowRecord]) -> impl Iterator<Item = &[FlowRecord]> {
 }
 
 /// Seconds to explain a flow, in the mean over some.
-fn explaining(runs: usize, judge: &mut flowmeter::verdict::Judge, rows: &[f32]) -> Result<f64> {
+fn explaining(runs: usize, scorer: &mut flowmeter::verdict::Scorer, rows: &[f32]) -> Result<f64> {
     const SOME: usize = 100;
-    let model = judge.model();
+    let model = scorer.model();
     let width = model.inputs().len();
     Ok(median(runs, || {
         for row in rows.chunks_exact(width).take(SOME) {

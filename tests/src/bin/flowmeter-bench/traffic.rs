@@ -1,7 +1,7 @@
 //! The packets of the kernel benchmarks.
 
 use flowmeter_tests::frames::{Packet, Transport, tcp};
-use flowmeter_tests::laboratory::SERVER_SENDS;
+use flowmeter_tests::test_programs::SERVER_SENDS;
 use serde::Serialize;
 
 /// Elements of a sequence.

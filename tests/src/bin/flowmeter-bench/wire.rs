@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use flowmeter_tests::agent::{Agent, Signal};
-use flowmeter_tests::laboratory::{GENERATOR, Laboratory, Setup, Traffic, pin, pin_to};
 use flowmeter_tests::netns::{Chatter, Namespace, Offload};
 use flowmeter_tests::row;
+use flowmeter_tests::test_programs::{GENERATOR, Setup, TestPrograms, Traffic, pin, pin_to};
 use serde::Serialize;
 
 use crate::ring::Reader;
@@ -128,7 +128,7 @@ pub fn run(options: &Options) -> Result<()> {
 struct Cable {
     sends: Namespace,
     watches: Namespace,
-    generator: Laboratory,
+    generator: TestPrograms,
     receiver: u32,
 }
 
@@ -136,7 +136,7 @@ impl Cable {
     fn new(flows: u32) -> Result<Self> {
         let (sends, watches) = (Namespace::new("sends")?, Namespace::new("watches")?);
         sends.join("out", &watches, "in", Chatter::None, Offload::Off)?;
-        let generator = Laboratory::load(&Setup {
+        let generator = TestPrograms::load(&Setup {
             programs: &[GENERATOR],
             traffic: Traffic::Sequence(sequence(flows, Distribution::Uniform)),
             leave_by: sends.interface_index("out")?,
@@ -233,10 +233,10 @@ fn with_agent(options: &Options, cable: &mut Cable, way: Way) -> Result<Row> {
 }
 
 fn with_program(options: &Options, cable: &mut Cable, way: Way) -> Result<Row> {
-    let program = if way == Way::Nothing { "laboratory_pass" } else { "laboratory_event" };
-    let mut laboratory = Laboratory::load(&Setup { programs: &[program], ..Setup::default() })?;
-    let mut ring = Reader::new(laboratory.take_map("PACKET_EVENTS")?)?;
-    cable.watches.run(|| laboratory.attach(program, "in"))??;
+    let program = if way == Way::Nothing { "test_pass" } else { "test_event" };
+    let mut test_programs = TestPrograms::load(&Setup { programs: &[program], ..Setup::default() })?;
+    let mut ring = Reader::new(test_programs.take_map("PACKET_EVENTS")?)?;
+    cable.watches.run(|| test_programs.attach(program, "in"))??;
     cable.receive_on(WATCHES)?;
     let (stop, taken) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {

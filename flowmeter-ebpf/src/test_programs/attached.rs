@@ -9,14 +9,14 @@ use super::plain;
 /// Nothing.
 #[xdp(frags)]
 #[inline(always)]
-pub fn laboratory_pass(_ctx: XdpContext) -> u32 {
+pub fn test_pass(_ctx: XdpContext) -> u32 {
     XDP_PASS
 }
 
 /// Parses, and sends each packet's facts to userspace.
 #[xdp(frags)]
 #[inline(always)]
-pub fn laboratory_event(ctx: XdpContext) -> u32 {
+pub fn test_event(ctx: XdpContext) -> u32 {
     plain::event_per_packet(&ctx);
     XDP_PASS
 }

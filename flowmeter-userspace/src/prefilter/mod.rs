@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
-use flowmeter_common::reaction::{Action, CAUSES, Cause, LATER_PACKETS, ReactionConfig, mark};
+use flowmeter_common::prefilter::{Action, CAUSES, Cause, LATER_PACKETS, PrefilterConfig, mark};
 use serde::Serialize;
 
 use crate::kernel;
@@ -186,8 +186,8 @@ impl Policy {
     }
 
     /// In the kernel programs' terms.
-    pub fn config(&self) -> ReactionConfig {
-        ReactionConfig {
+    pub fn config(&self) -> PrefilterConfig {
+        PrefilterConfig {
             actions: self.actions.map(|action| action as u32),
             inspector: self.inspector.as_ref().map_or(0, |(_, index)| *index),
         }
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn each_mode_does_what_it_is_for_and_no_more() {
         let watch = policy(Mode::Watch, None, &[]).expect("watch").config();
-        assert_eq!(watch, ReactionConfig::WATCH);
+        assert_eq!(watch, PrefilterConfig::WATCH);
         let dropped = |mode, inspector, on: &[&str]| -> Vec<Cause> {
             let config = policy(mode, inspector, on).expect("a policy").config();
             Cause::ALL.into_iter().filter(|&cause| config.action(cause) == Action::Drop).collect()

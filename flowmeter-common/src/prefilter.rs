@@ -303,14 +303,14 @@ pub const BEAT_EVERY: u64 = 100_000_000;
 /// Settings of the pre-filter, constant once the programs are loaded.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReactionConfig {
+pub struct PrefilterConfig {
     /// The number of each cause's [`Action`].
     pub actions: [u32; CAUSES],
     /// Index of the interface that copies leave by; 0 if there is none.
     pub inspector: u32,
 }
 
-impl ReactionConfig {
+impl PrefilterConfig {
     /// Everything passes.
     pub const WATCH: Self = Self { actions: [Action::Pass as u32; CAUSES], inspector: 0 };
 
@@ -370,12 +370,12 @@ impl Tally {
 /// Each packet that a program of the pre-filter has seen is in exactly one tally.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReactionCounters {
+pub struct PrefilterCounters {
     /// By cause, then by outcome.
     pub tallies: [[Tally; OUTCOMES]; CAUSES],
 }
 
-impl ReactionCounters {
+impl PrefilterCounters {
     /// Counts a packet.
     #[inline(always)]
     pub fn count(&mut self, cause: Cause, outcome: Outcome, packets: u64, bytes: u64) {
@@ -440,7 +440,7 @@ impl ListKey {
 const _: () = assert!(size_of::<ListKey>() == 24, "a key has no padding");
 
 /// The most rules that both lists may have together.
-pub const MOST_RULES: u32 = 65_536;
+pub const MAX_RULES: u32 = 65_536;
 
 /// What the lists say, each endpoint having been looked up with its port and without: of an endpoint the rule with a port
 /// decides before one without; of the two endpoints the allow list decides before the deny list.
@@ -495,7 +495,7 @@ mod tests {
 
     #[test]
     fn without_a_heartbeat_everything_passes() {
-        let config = ReactionConfig { actions: [Action::Drop as u32; CAUSES], inspector: 0 };
+        let config = PrefilterConfig { actions: [Action::Drop as u32; CAUSES], inspector: 0 };
         for seen in [Seen::flow(mark::MALICIOUS), Seen::FOLDED, Seen::SKIPPED] {
             for listed in 0..4 {
                 assert_eq!(config.action(seen.cause(false, listed)), Action::Pass);

@@ -8,17 +8,17 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
-use flowmeter::kernel::{Filter, Ring, SharedTable, TableSize};
+use flowmeter::kernel::{PrefilterMaps, Ring, SharedTable, TableSize};
 use flowmeter_common::config::{KernelConfig, Timeouts};
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::FlowState;
-use flowmeter_common::parse::Look;
-use flowmeter_common::reaction::ReactionConfig;
+use flowmeter_common::parse::ParseOptions;
+use flowmeter_common::prefilter::PrefilterConfig;
 
 /// The programs for tests and benchmarks; built beside the shipped object.
-const OBJECT: &str = "../target/bpf/flowmeter-laboratory";
+const OBJECT: &str = "../target/bpf/flowmeter-test-programs";
 /// The program that sends packets.
-pub const GENERATOR: &str = "laboratory_generate";
+pub const GENERATOR: &str = "test_generate";
 /// `XDP_PASS` (linux/bpf.h).
 const XDP_PASS: u32 = 2;
 /// Shortest frame that the kernel lets a test run with: an Ethernet header.
@@ -27,7 +27,7 @@ pub const SHORTEST: usize = 14;
 /// In an element of the traffic: the server sends.
 pub const SERVER_SENDS: u32 = 1 << 31;
 /// Flows of the traffic that can be told apart.
-pub const MOST_FLOWS: u32 = 1 << 24;
+pub const MAX_FLOWS: u32 = 1 << 24;
 
 /// Which flow each packet of a run belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct Setup<'a> {
     /// When flows end.
     pub timeouts: Timeouts,
     /// How deep packets are looked into.
-    pub look: Look,
+    pub look: ParseOptions,
     /// Flows that the table, and the hash map that it is compared with, has room for.
     pub flows: u32,
     /// Which flow each packet belongs to.
@@ -57,7 +57,7 @@ pub struct Setup<'a> {
     /// The interface by which what is generated leaves; 0 if nothing is.
     pub leave_by: u32,
     /// What becomes of packets.
-    pub reaction: ReactionConfig,
+    pub prefilter: PrefilterConfig,
 }
 
 impl Default for Setup<'_> {
@@ -65,11 +65,11 @@ impl Default for Setup<'_> {
         Self {
             programs: &[],
             timeouts: Timeouts::default(),
-            look: Look::default(),
+            look: ParseOptions::default(),
             flows: 1,
             traffic: Traffic::AsGiven,
             leave_by: 0,
-            reaction: ReactionConfig::WATCH,
+            prefilter: PrefilterConfig::WATCH,
         }
     }
 }
@@ -103,7 +103,7 @@ struct PlainFlow {
 unsafe impl Pod for PlainFlow {}
 
 /// Loaded programs and their maps.
-pub struct Laboratory {
+pub struct TestPrograms {
     ebpf: Ebpf,
     /// The flow table.
     pub table: Arc<SharedTable>,
@@ -113,7 +113,7 @@ pub struct Laboratory {
     cursor: PerCpuArray<MapData, Cursor>,
 }
 
-impl Laboratory {
+impl TestPrograms {
     /// Loads the programs.
     ///
     /// # Errors
@@ -147,7 +147,7 @@ impl Laboratory {
         }
         loader
             .override_global("CONFIG", &config, true)
-            .override_global("REACTION", &setup.reaction, true)
+            .override_global("PREFILTER", &setup.prefilter, true)
             .override_global("TRAFFIC_MASK", &mask, true)
             .override_global("LEAVE_BY", &setup.leave_by, true)
             .map_max_entries("TRAFFIC", elements);
@@ -202,8 +202,8 @@ impl Laboratory {
     ///
     /// # Errors
     /// They have been taken.
-    pub fn filter(&mut self, config: &ReactionConfig) -> Result<Filter> {
-        Filter::take(&mut self.ebpf, config)
+    pub fn filter(&mut self, config: &PrefilterConfig) -> Result<PrefilterMaps> {
+        PrefilterMaps::take(&mut self.ebpf, config)
     }
 
     /// Places every CPU at the same point of the traffic.
@@ -269,7 +269,7 @@ impl Laboratory {
     }
 
     /// Attaches a program to an interface of the network namespace that this thread is in, natively; it is detached with
-    /// the laboratory.
+    /// the test_programs.
     ///
     /// # Errors
     /// The kernel refuses.

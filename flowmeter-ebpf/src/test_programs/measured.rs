@@ -7,7 +7,7 @@ use aya_ebpf::programs::XdpContext;
 
 use super::{plain, traffic};
 use crate::clock;
-use crate::react;
+use crate::prefilter;
 use crate::track;
 
 /// Nothing.
@@ -41,7 +41,7 @@ pub fn bench_flowmeter(ctx: XdpContext) -> u32 {
 #[inline(always)]
 pub fn bench_filter(ctx: XdpContext) -> u32 {
     traffic::next(&ctx);
-    react::arrived(&ctx, 0)
+    prefilter::arrived(&ctx, 0)
 }
 
 /// All that is shipped, but for reading the clock.

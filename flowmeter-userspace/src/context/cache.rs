@@ -4,7 +4,7 @@
 //! way, else one that has seen a single flow, else the one that has been silent longest: a flood of addresses that are
 //! never seen again pushes out its own.
 
-use super::habit::{Likeness, Rhythm};
+use super::pair_profile::{Likeness, Rhythm};
 use super::window::{Distinct, MEMORY, Passed, Tally};
 
 /// Places in a set.
@@ -67,13 +67,13 @@ struct Set {
 }
 
 /// The table.
-pub struct Groups {
+pub struct GroupCache {
     /// Made when they are first needed: most captures fill a few.
     sets: Vec<Option<Box<Set>>>,
     pushed_out: u64,
 }
 
-impl Groups {
+impl GroupCache {
     /// A table with room for that many groups, rounded up to a power of two, at least eight.
     pub fn with_room(groups: usize) -> Self {
         Self { sets: std::iter::repeat_with(|| None).take(sets_for(groups)).collect(), pushed_out: 0 }
@@ -84,7 +84,7 @@ impl Groups {
         sets_for(groups) * (size_of::<Set>() + size_of::<usize>())
     }
 
-    /// Groups that were still remembered and had to give way.
+    /// GroupCache that were still remembered and had to give way.
     pub fn pushed_out(&self) -> u64 {
         self.pushed_out
     }
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_others_pushes_out_its_own() {
-        let mut groups = Groups::with_room(1024);
+        let mut groups = GroupCache::with_room(1024);
         let size = groups.sets.len();
         for i in 0..100 {
             groups.at(0x1234_5678_9abc_def0, i * SECOND).flows.add(1);
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_gives_way_without_being_counted() {
-        let mut groups = Groups::with_room(8);
+        let mut groups = GroupCache::with_room(8);
         for i in 1..=8 {
             groups.at(i, 0).flows.add(5);
         }

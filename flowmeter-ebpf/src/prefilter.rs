@@ -10,8 +10,8 @@ use flowmeter_common::config::{MAX_INTERFACES, counter_slot};
 use flowmeter_common::flow::Entry;
 use flowmeter_common::key::kind;
 use flowmeter_common::packet::protocol;
-use flowmeter_common::reaction::{
-    Action, Cause, Control, ListKey, MOST_RULES, Outcome, ReactionConfig, ReactionCounters, Seen, fresh,
+use flowmeter_common::prefilter::{
+    Action, Cause, Control, ListKey, MAX_RULES, Outcome, PrefilterConfig, PrefilterCounters, Seen, fresh,
     listed,
 };
 
@@ -26,7 +26,7 @@ const TC_DROP: i32 = 2;
 
 /// The table of actions, written by the agent before loading, constant afterwards.
 #[unsafe(no_mangle)]
-static REACTION: ReactionConfig = ReactionConfig::WATCH;
+static PREFILTER: PrefilterConfig = PrefilterConfig::WATCH;
 
 /// Heartbeat and which lists count; written by the agent at any time.
 #[map]
@@ -35,7 +35,8 @@ static CONTROL: Array<Control> = Array::with_max_entries(1, MMAPABLE);
 /// What became of packets: by interface slot those that arrived, and after them those that left. A copy for each CPU,
 /// written by the kernel.
 #[map]
-static REACTIONS: PerCpuArray<ReactionCounters> = PerCpuArray::with_max_entries(2 * MAX_INTERFACES, 0);
+static PREFILTER_COUNTERS: PerCpuArray<PrefilterCounters> =
+    PerCpuArray::with_max_entries(2 * MAX_INTERFACES, 0);
 
 /// Where redirected packets leave: one interface, put there by the agent, taken out by the kernel when it goes away.
 #[map]
@@ -44,11 +45,11 @@ static INSPECTOR: DevMap = DevMap::with_max_entries(1, 0);
 /// The allow and deny lists, one of [`listed`] by [`ListKey`]: one of two, so that the agent can fill the other and then
 /// change over with one store. Full: the agent refuses the lists.
 #[map]
-static LISTS_1: LpmTrie<[u8; ListKey::BYTES], u32> = LpmTrie::with_max_entries(MOST_RULES, 0);
+static LISTS_1: LpmTrie<[u8; ListKey::BYTES], u32> = LpmTrie::with_max_entries(MAX_RULES, 0);
 #[map]
-static LISTS_2: LpmTrie<[u8; ListKey::BYTES], u32> = LpmTrie::with_max_entries(MOST_RULES, 0);
+static LISTS_2: LpmTrie<[u8; ListKey::BYTES], u32> = LpmTrie::with_max_entries(MAX_RULES, 0);
 
-/// Direction of a packet as [`REACTIONS`] has it.
+/// Direction of a packet as [`PREFILTER_COUNTERS`] has it.
 mod way {
     pub const IN: u32 = 0;
     pub const OUT: u32 = 1;
@@ -59,7 +60,7 @@ mod way {
 pub fn arrived(ctx: &XdpContext, interface: u32) -> u32 {
     let seen = track::meter_arrived::<true>(ctx, interface, 0, clock::now);
     let cause = cause_of(seen);
-    let (outcome, verdict) = match reaction().action(cause) {
+    let (outcome, verdict) = match prefilter().action(cause) {
         Action::Drop => (Outcome::Dropped, XDP_DROP),
         // The packet passes if the inspector's interface has gone.
         Action::Redirect => match INSPECTOR.redirect(0, u64::from(XDP_PASS)) {
@@ -90,11 +91,11 @@ pub fn counted(ctx: &TcContext) -> i32 {
 fn act(ctx: &TcContext, way: u32, seen: Seen) -> i32 {
     let facts = SkbFacts::of(ctx);
     let cause = cause_of(seen);
-    let (outcome, verdict) = match reaction().action(cause) {
+    let (outcome, verdict) = match prefilter().action(cause) {
         Action::Drop => (Outcome::Dropped, TC_DROP),
         Action::Clone => {
             // SAFETY: the context is the program's; the helper copies the packet, and touches no pointer of ours.
-            let sent = unsafe { bpf_clone_redirect(ctx.skb.skb, reaction().inspector, 0) };
+            let sent = unsafe { bpf_clone_redirect(ctx.skb.skb, prefilter().inspector, 0) };
             (if sent == 0 { Outcome::Cloned } else { Outcome::Failed }, TCX_NEXT)
         }
         Action::Pass | Action::Redirect => (Outcome::Passed, TCX_NEXT),
@@ -118,7 +119,7 @@ fn cause_of(seen: Seen) -> Cause {
 #[inline(always)]
 fn count(interface: u32, way: u32, packets: u16, seen: Seen, cause: Cause, outcome: Outcome) {
     let slot = counter_slot(interface, config().interface_multiplier) + way * MAX_INTERFACES;
-    let (Some(counters), Some(parsed)) = (REACTIONS.get_ptr_mut(slot), PARSED.get_ptr(0)) else {
+    let (Some(counters), Some(parsed)) = (PREFILTER_COUNTERS.get_ptr_mut(slot), PARSED.get_ptr(0)) else {
         return;
     };
     // SAFETY: values of per-CPU maps. The packet that was folded has kept its size.
@@ -129,9 +130,9 @@ fn count(interface: u32, way: u32, packets: u16, seen: Seen, cause: Cause, outco
 
 /// The table as loaded.
 #[inline(always)]
-fn reaction() -> &'static ReactionConfig {
+fn prefilter() -> &'static PrefilterConfig {
     // SAFETY: as for the settings in maps.rs.
-    unsafe { &*core::hint::black_box(&raw const REACTION) }
+    unsafe { &*core::hint::black_box(&raw const PREFILTER) }
 }
 
 /// Notes of the packet in [`PARSED`] what is needed when it has been counted, and may have been made an aggregate's.
@@ -200,5 +201,5 @@ fn look_up(lists: &LpmTrie<[u8; ListKey::BYTES], u32>) -> u32 {
         b_port = of(key.b_address, 1, key.b_port);
     }
     let (a, b) = (of(key.a_address, 0, 0), of(key.b_address, 0, 0));
-    flowmeter_common::reaction::which_list(a_port, a, b_port, b)
+    flowmeter_common::prefilter::which_list(a_port, a, b_port, b)
 }

@@ -239,8 +239,10 @@ fn volumes(stats: &Value) -> (Volume, Volume) {
     let (mut spared, mut seen) = (Volume::default(), Volume::default());
     for account in stats["interfaces"].as_array().into_iter().flatten() {
         let of = |value: &Value| value.as_u64().unwrap_or(0);
-        spared.packets += of(&account["reaction"]["spared"]["packets"]);
-        spared.bytes += of(&account["reaction"]["spared"]["bytes"]);
+        // Logs of version 0.1 have the older key.
+        let prefilter = account.get("prefilter").unwrap_or(&account["reaction"]);
+        spared.packets += of(&prefilter["spared"]["packets"]);
+        spared.bytes += of(&prefilter["spared"]["bytes"]);
         seen.packets += of(&account["seen"]);
         seen.bytes += of(&account["counted_bytes"]) + of(&account["folded_bytes"]);
     }
@@ -341,7 +343,7 @@ mod tests {
             flow("d", "malicious", false), // caught
             flow("e", "benign", true),  // none
             flow("f", "benign", true),  // alert of another time: not its own
-            r#"{"event":"stats","interfaces":[{"seen":100,"counted_bytes":900,"folded_bytes":100,"reaction":{"spared":{"packets":60,"bytes":800}}}]}"#.to_owned(),
+            r#"{"event":"stats","interfaces":[{"seen":100,"counted_bytes":900,"folded_bytes":100,"prefilter":{"spared":{"packets":60,"bytes":800}}}]}"#.to_owned(),
         ]
         .join("\n");
         let eve = [
@@ -371,5 +373,16 @@ mod tests {
         let problem = audit(log.as_bytes(), Alerts::default()).expect_err("none audited");
         assert!(format!("{problem:#}").contains("--audit N"));
         assert!(Alerts::read("nonsense".as_bytes()).is_err());
+    }
+
+    #[test]
+    fn the_key_of_older_logs_is_read() {
+        for key in ["prefilter", "reaction"] {
+            let line = format!(
+                r#"{{"interfaces":[{{"seen":9,"{key}":{{"spared":{{"packets":7,"bytes":700}}}}}}]}}"#
+            );
+            let (spared, seen) = volumes(&serde_json::from_str(&line).expect("JSON"));
+            assert_eq!((spared.packets, spared.bytes, seen.packets), (7, 700, 9), "{key}");
+        }
     }
 }

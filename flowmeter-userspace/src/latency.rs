@@ -9,13 +9,13 @@ const DOUBLINGS: usize = 26;
 
 /// Counts delays by microseconds.
 #[derive(Clone)]
-pub struct Delays {
+pub struct LatencyHistogram {
     counts: [u64; FINE * (DOUBLINGS + 1)],
     total: u64,
     longest: u64,
 }
 
-/// Delays in milliseconds; none are 0.
+/// LatencyHistogram in milliseconds; none are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Quantiles {
     /// How many there were.
@@ -28,13 +28,13 @@ pub struct Quantiles {
     pub max: f64,
 }
 
-impl Default for Delays {
+impl Default for LatencyHistogram {
     fn default() -> Self {
         Self { counts: [0; FINE * (DOUBLINGS + 1)], total: 0, longest: 0 }
     }
 }
 
-impl Delays {
+impl LatencyHistogram {
     /// Counts a delay, in nanoseconds.
     pub fn add(&mut self, nanoseconds: u64) {
         self.counts[bucket(nanoseconds / 1000)] += 1;
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_never_too_short() {
-        let mut delays = Delays::default();
+        let mut delays = LatencyHistogram::default();
         assert_eq!(delays.take(), Quantiles::default());
         for microseconds in 1..=1000 {
             delays.add(microseconds * 1000);

@@ -10,18 +10,18 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::xdp::DevMap;
 use aya::maps::{MapData, PerCpuArray};
 use flowmeter_common::config::MAX_INTERFACES;
-use flowmeter_common::reaction::{Action, Control, ListKey, MOST_RULES, ReactionConfig, ReactionCounters};
+use flowmeter_common::prefilter::{Action, Control, ListKey, MAX_RULES, PrefilterConfig, PrefilterCounters};
 
 use super::table::{Mapping, grace_period};
-use crate::reaction::lists::Rule;
+use crate::prefilter::lists::Rule;
 
 /// Bytes of a page, which is the least that can be mapped.
 const PAGE: usize = 4096;
 
 /// What the agent tells the programs while they run.
-pub struct Heart(Mapping);
+pub struct Heartbeat(Mapping);
 
-impl Heart {
+impl Heartbeat {
     /// The agent was well at that time (CLOCK_MONOTONIC, ns): the programs honour verdicts for a while.
     pub fn beat(&self, at: u64) {
         // SAFETY: the page begins with the control's words, which only the agent writes.
@@ -63,17 +63,17 @@ impl ListMaps {
     ///
     /// # Errors
     /// There are too many, or the kernel refuses one; the ones before stay in force.
-    pub fn install(&mut self, heart: &Heart, rules: &[Rule]) -> Result<()> {
+    pub fn install(&mut self, heartbeat: &Heartbeat, rules: &[Rule]) -> Result<()> {
         ensure!(
-            rules.len() <= MOST_RULES as usize,
-            "the lists have {} rules; there is room for {MOST_RULES}",
+            rules.len() <= MAX_RULES as usize,
+            "the lists have {} rules; there is room for {MAX_RULES}",
             rules.len()
         );
         if rules.is_empty() {
-            heart.lists().store(0, Ordering::Release);
+            heartbeat.lists().store(0, Ordering::Release);
             return Ok(());
         }
-        let next = if heart.lists().load(Ordering::Acquire) == 1 { 2 } else { 1 };
+        let next = if heartbeat.lists().load(Ordering::Acquire) == 1 { 2 } else { 1 };
         let trie = &mut self.tries[next as usize - 1];
         // Programs that began while it was in force have come to their end, long ago as a rule.
         grace_period()?;
@@ -85,7 +85,7 @@ impl ListMaps {
             trie.insert(&key_of(rule), rule.listed, 0)
                 .with_context(|| format!("the kernel refused the rule `{rule}`"))?;
         }
-        heart.lists().store(next, Ordering::Release);
+        heartbeat.lists().store(next, Ordering::Release);
         Ok(())
     }
 }
@@ -105,15 +105,15 @@ fn key_of(rule: &Rule) -> Key<[u8; ListKey::BYTES]> {
 }
 
 /// What became of packets.
-pub struct Tallies(PerCpuArray<MapData, ReactionCounters>);
+pub struct Tallies(PerCpuArray<MapData, PrefilterCounters>);
 
 impl Tallies {
     /// Of the interface with this counter slot: what arrived, and what left.
     ///
     /// # Errors
     /// The kernel refuses to read the map.
-    pub fn read(&self, slot: u32) -> Result<[ReactionCounters; 2]> {
-        let mut sums = [ReactionCounters::default(); 2];
+    pub fn read(&self, slot: u32) -> Result<[PrefilterCounters; 2]> {
+        let mut sums = [PrefilterCounters::default(); 2];
         for (sum, slot) in sums.iter_mut().zip([slot, slot + MAX_INTERFACES]) {
             let values = self.0.get(&slot, 0).context("cannot read what became of packets")?;
             values.iter().for_each(|cpu| sum.add(cpu));
@@ -123,21 +123,21 @@ impl Tallies {
 }
 
 /// The pre-filter's maps, in the parts that different threads use.
-pub struct Filter {
+pub struct PrefilterMaps {
     /// Heartbeat.
-    pub heart: Heart,
+    pub heartbeat: Heartbeat,
     /// Allow and deny lists.
     pub lists: ListMaps,
     /// Counters.
     pub tallies: Tallies,
 }
 
-impl Filter {
+impl PrefilterMaps {
     /// Takes the maps out of loaded programs, and shows the inspector's interface to those that redirect.
     ///
     /// # Errors
     /// The kernel refuses; most often the inspector's interface.
-    pub fn take(ebpf: &mut Ebpf, config: &ReactionConfig) -> Result<Self> {
+    pub fn take(ebpf: &mut Ebpf, config: &PrefilterConfig) -> Result<Self> {
         let mut take =
             |name: &str| ebpf.take_map(name).with_context(|| format!("the programs have no map {name}"));
         if config.inspector != 0 && config.actions.contains(&(Action::Redirect as u32)) {
@@ -152,9 +152,9 @@ impl Filter {
         };
         let tries = [take("LISTS_1")?.try_into()?, take("LISTS_2")?.try_into()?];
         Ok(Self {
-            heart: Heart(Mapping::new(control.fd().as_fd(), PAGE)?),
+            heartbeat: Heartbeat(Mapping::new(control.fd().as_fd(), PAGE)?),
             lists: ListMaps { tries },
-            tallies: Tallies(take("REACTIONS")?.try_into()?),
+            tallies: Tallies(take("PREFILTER_COUNTERS")?.try_into()?),
         })
     }
 }

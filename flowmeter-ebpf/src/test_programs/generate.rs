@@ -13,7 +13,7 @@ static LEAVE_BY: u32 = 0;
 /// Makes the packet the next flow's, and sends it.
 #[xdp]
 #[inline(always)]
-pub fn laboratory_generate(ctx: XdpContext) -> u32 {
+pub fn test_generate(ctx: XdpContext) -> u32 {
     traffic::next(&ctx);
     // SAFETY: reads a static, volatile since it is set before loading; the helper takes numbers only.
     unsafe { bpf_redirect((&raw const LEAVE_BY).read_volatile(), 0) as u32 }

@@ -1,4 +1,4 @@
-//! `bench delay`: from the packet of a flow's checkpoint until its verdict is in the log, as somebody sees it who sends the one
+//! `bench latency`: from the packet of a flow's checkpoint until its verdict is in the log, as somebody sees it who sends the one
 //! and reads the other.
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use flowmeter_tests::netns::{Chatter, Namespace, Offload};
 use flowmeter_tests::replay::{Frame, Oversized, Pace, Sender};
 use serde_json::Value;
 
-/// Arguments of `bench delay`.
+/// Arguments of `bench latency`.
 #[derive(Args)]
 pub struct Options {
     /// New flows a second, each of as many packets as reach the first checkpoint.
@@ -48,7 +48,9 @@ const FIRST: u32 = 0x0a00_0001;
 /// No namespaces can be made, the agent fails, or a flow has got no verdict.
 pub fn run(options: &Options) -> Result<()> {
     if !flowmeter_tests::is_root() {
-        anyhow::bail!("making namespaces needs root: sudo --preserve-env=PATH,HOME cargo xtask bench delay");
+        anyhow::bail!(
+            "making namespaces needs root: sudo --preserve-env=PATH,HOME cargo xtask bench latency"
+        );
     }
     let (sends, watches) = (Namespace::new("sends")?, Namespace::new("watches")?);
     sends.join("out", &watches, "in", Chatter::None, Offload::Off)?;

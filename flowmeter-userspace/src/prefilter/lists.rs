@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
-use flowmeter_common::reaction::listed;
+use flowmeter_common::prefilter::listed;
 
 /// A line of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
