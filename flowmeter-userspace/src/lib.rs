@@ -2,9 +2,9 @@
 //!
 //! Reading order is the way of the data:
 //!
-//! 1. [`source`]: flows out of the kernel's table ([`kernel`]) or out of a capture, as [`record`]s.
+//! 1. [`source`]: flows out of the kernel's table ([`kernel`]) or out of a [`capture`], as [`record`]s.
 //! 2. [`context`]: what surrounds a flow. [`features`]: one table of what is calculated from a flow.
-//! 3. [`model`] and [`verdict`]: a score, a verdict, and what moved it.
+//! 3. [`model`] and [`scoring`]: a score, a verdict, and what moved it.
 //! 4. [`sink`], [`stats`] and [`latency`]: the log, tables, the accounting.
 //! 5. [`prefilter`]: what a verdict does to packets, if the agent does more than watch.
 //! 6. [`pipeline`]: the one place that knows all stages; [`command`] puts it together for each use.
@@ -13,9 +13,11 @@
 //! ([`calibration`]).
 
 pub mod calibration;
+pub mod capture;
 pub mod cli;
 pub mod command;
 pub mod context;
+pub mod endpoint;
 pub mod evaluation;
 pub mod features;
 pub mod flow_log;
@@ -25,7 +27,7 @@ pub mod model;
 pub mod pipeline;
 pub mod prefilter;
 pub mod record;
+pub mod scoring;
 pub mod sink;
 pub mod source;
 pub mod stats;
-pub mod verdict;

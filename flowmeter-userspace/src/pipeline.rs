@@ -10,9 +10,9 @@ use crate::model::Verdict;
 use crate::model::drift::{LARGEST_OUTSIDE, LARGEST_SHIFT};
 use crate::prefilter::Marker;
 use crate::record::{FlowRecord, Stage};
+use crate::scoring::{Batch, Prediction, Scored, Scorer};
 use crate::sink::Sink;
 use crate::stats::{DriftStats, PipelineCounts, Shift, Stats};
-use crate::verdict::{Batch, Prediction, Scored, Scorer};
 
 /// A verdict to be written into a living flow's slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,14 +1,12 @@
 //! A flow on its way from a source to the sinks: its entry, how it ended, and what time it was.
 
-use std::io::Write as _;
-use std::net::{IpAddr, Ipv6Addr};
-
 use flowmeter_common::flow::{Direction, Entry};
-use flowmeter_common::key::{FlowKey, VLAN_PRESENT, kind};
+use flowmeter_common::key::{VLAN_PRESENT, kind};
 use flowmeter_common::lifecycle::EndReason;
 use flowmeter_common::packet::protocol;
 
 use crate::context::Surroundings;
+use crate::endpoint::{Endpoint, endpoint, to_group};
 
 /// When a flow is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +31,6 @@ pub struct FlowRecord {
     pub clock_offset: u64,
     /// What surrounds it, if a feature asks for that.
     pub context: Option<Box<Surroundings>>,
-}
-
-/// One end of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Address; IPv4 where the packets were.
-    pub address: IpAddr,
-    /// Port, or ICMP's stand-in for it.
-    pub port: u16,
 }
 
 impl FlowRecord {
@@ -70,8 +59,7 @@ impl FlowRecord {
         &self.entry.state.directions[usize::from(self.entry.initiator & 1 ^ 1)]
     }
 
-    /// True if it goes to a group of hosts: multicast (RFC 1112, RFC 4291) or broadcast. Of IPv4 addresses all that end in
-    /// 255 are taken for broadcast, since a network's prefix is not known.
+    /// True if it goes to a group of hosts, see [`to_group`].
     pub fn to_group(&self) -> bool {
         to_group(self.destination().address)
     }
@@ -134,46 +122,7 @@ impl FlowRecord {
     }
 }
 
-/// See [`FlowRecord::to_group`].
-pub fn to_group(destination: IpAddr) -> bool {
-    match destination {
-        IpAddr::V4(address) => address.is_multicast() || address.octets()[3] == 255,
-        IpAddr::V6(address) => address.is_multicast(),
-    }
-}
-
 /// True if an ICMP message of this type is one that asks for an answer.
 fn is_request(protocol: u8, message: u16) -> bool {
     matches!((protocol, message), (protocol::ICMP, 8 | 13 | 15 | 17) | (protocol::ICMPV6, 128))
-}
-
-/// One end of the flow with this key: `a` (0) or `b` (1).
-pub fn endpoint(key: &FlowKey, which: u8) -> Endpoint {
-    let (words, port) =
-        if which & 1 == 0 { (key.a_address, key.a_port) } else { (key.b_address, key.b_port) };
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&words[0].to_ne_bytes());
-    bytes[8..].copy_from_slice(&words[1].to_ne_bytes());
-    let address = Ipv6Addr::from(bytes);
-    let address = match address.to_ipv4_mapped() {
-        Some(v4) if key.ip_version == 4 => IpAddr::V4(v4),
-        _ => IpAddr::V6(address),
-    };
-    Endpoint { address, port }
-}
-
-/// Appends an address. IPv4, which is most, without the way through the formatting machinery.
-pub fn write_address(text: &mut Vec<u8>, address: IpAddr) {
-    match address {
-        IpAddr::V4(address) => {
-            for (i, octet) in address.octets().into_iter().enumerate() {
-                if i != 0 {
-                    text.push(b'.');
-                }
-                text.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
-            }
-        }
-        // Writing to a Vec cannot fail.
-        IpAddr::V6(address) => drop(write!(text, "{address}")),
-    }
 }

@@ -4,8 +4,8 @@
 
 use std::io::Cursor;
 
-use flowmeter::source::capture::CaptureReader;
-use flowmeter::source::flows::Flows;
+use flowmeter::capture::CaptureReader;
+use flowmeter::source::pcap::flow_table::Flows;
 use flowmeter_common::config::Timeouts;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;

@@ -3,7 +3,7 @@
 
 use flowmeter::features::{FlowView, Kind, SETS};
 use flowmeter::record::FlowRecord;
-use flowmeter::source::flows::Flows;
+use flowmeter::source::pcap::flow_table::Flows;
 use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::flow::Entry;
 use flowmeter_common::lifecycle::EndReason;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use flowmeter::source::capture::CaptureReader;
+use flowmeter::capture::CaptureReader;
 
 use crate::netns::interface_request;
 

@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 use flowmeter::context::{By, Context, Surroundings};
 use flowmeter::record::FlowRecord;
-use flowmeter::source::flows::Flows;
 use flowmeter::source::pcap::Recorder;
+use flowmeter::source::pcap::flow_table::Flows;
 use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::flow::{Entry, Opening};
 use flowmeter_common::frame::SliceFrame;

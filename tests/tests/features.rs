@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use flowmeter::features::{FeatureSet, FlowView, Kind, SETS};
 use flowmeter::record::FlowRecord;
-use flowmeter::source::flows::Flows;
+use flowmeter::source::pcap::flow_table::Flows;
 use flowmeter::source::pcap::{self, Recorder};
 use flowmeter_common::config::Timeouts;
 use flowmeter_common::frame::SliceFrame;

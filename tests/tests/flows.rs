@@ -2,7 +2,7 @@
 
 use flowmeter::features::{FlowView, SETS};
 use flowmeter::record::FlowRecord;
-use flowmeter::source::flows::{Flows, Parsed, Totals};
+use flowmeter::source::pcap::flow_table::{Flows, Parsed, Totals};
 use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::counter::Skip;
 use flowmeter_common::flow::Entry;

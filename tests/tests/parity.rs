@@ -5,9 +5,9 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use flowmeter::capture::CaptureReader;
 use flowmeter::record::{FlowRecord, Stage};
-use flowmeter::source::capture::CaptureReader;
-use flowmeter::source::flows::Flows;
+use flowmeter::source::pcap::flow_table::Flows;
 use flowmeter_common::config::Timeouts;
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::Entry;

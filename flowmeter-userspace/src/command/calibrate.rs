@@ -19,9 +19,9 @@ use crate::flow_log::{self, Reading, Row, Source};
 use crate::model::{Model, Runtime, to_input};
 use crate::pipeline::Pipeline;
 use crate::record::Stage;
+use crate::scoring::{Scored, service};
 use crate::sink::{Sink, timestamp};
 use crate::stats::Stats;
-use crate::verdict::{Scored, service};
 
 /// Flows that are kept: at 4 bytes an input, some hundred MiB. Of more, every second is, or every fourth, and so on.
 const MAX: usize = 400_000;

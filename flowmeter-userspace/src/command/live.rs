@@ -23,10 +23,10 @@ use crate::latency::LatencyHistogram;
 use crate::pipeline::{Feedback, Pipeline};
 use crate::prefilter::{Marker, Mode, Policy, lists};
 use crate::record::{FlowRecord, Stage};
+use crate::scoring::Scorer;
 use crate::sink::{self, table::Extent};
 use crate::source::live::{BATCH, Drain, DrainCounts, Known, LEAVING, RecordSink};
 use crate::stats::{Account, DriftStats, FlowCounts, PipelineCounts, PrefilterStats, ScoringStats, Stats};
-use crate::verdict::Scorer;
 
 /// Batches between drain and pipeline, of living flows, which are in a hurry, and of ended ones; when they are all taken,
 /// flows wait in the table.

@@ -18,7 +18,7 @@ use crate::calibration::Calibration;
 use crate::cli::{self, Reference, Scoring, Timing};
 use crate::features::{FeatureSet, SETS};
 use crate::model::{Model, Runtime};
-use crate::verdict::Scorer;
+use crate::scoring::Scorer;
 
 /// The model that comes with this binary; see `models/` for its card.
 static BUILT_IN: &[u8] = include_bytes!("../../../models/flowmeter-v2.onnx");

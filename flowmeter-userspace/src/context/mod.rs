@@ -21,7 +21,7 @@ use cache::{Group, GroupCache};
 use pair_profile::Outline;
 use window::WINDOWS;
 
-use crate::record::{endpoint, to_group};
+use crate::endpoint::{endpoint, to_group};
 
 /// By what flows are grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

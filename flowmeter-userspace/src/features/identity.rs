@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use flowmeter_common::key::tunnel;
 use flowmeter_common::lifecycle::EndReason;
 
-use crate::record::{FlowRecord, Stage, write_address};
+use crate::endpoint::write_address;
+use crate::record::{FlowRecord, Stage};
 
 /// A value of such a column.
 #[derive(Clone, Debug, PartialEq)]

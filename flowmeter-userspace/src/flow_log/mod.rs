@@ -14,7 +14,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::source::capture::is_capture;
+use crate::capture::is_capture;
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 18;

@@ -6,10 +6,11 @@ use anyhow::{Context as _, Result};
 
 use super::table::{Column, Extent, columns};
 use super::{Sink, timestamp};
+use crate::endpoint::write_address;
 use crate::features::{Cell, FeatureSet, Kind};
-use crate::record::{Stage, write_address};
+use crate::record::Stage;
+use crate::scoring::Scored;
 use crate::stats::Stats;
-use crate::verdict::Scored;
 
 /// Writes a table with a header.
 pub struct Csv {

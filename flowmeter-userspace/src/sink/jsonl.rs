@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::{Sink, timestamp};
 use crate::model::Verdict;
 use crate::record::Stage;
+use crate::scoring::{Explanation, Scored};
 use crate::stats::Stats;
-use crate::verdict::{Explanation, Scored};
 
 /// Writes the log.
 pub struct JsonLines {

@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result};
 use self::table::Extent;
 use crate::cli::Format;
 use crate::features::FeatureSet;
+use crate::scoring::Scored;
 use crate::stats::Stats;
-use crate::verdict::Scored;
 
 /// A place where flows, verdicts and statistics are written.
 pub trait Sink: Send {

@@ -17,8 +17,8 @@ use super::Sink;
 use super::table::{Column, Extent, columns};
 use crate::features::{Cell, FeatureSet, identity::CellKind};
 use crate::record::Stage;
+use crate::scoring::Scored;
 use crate::stats::Stats;
-use crate::verdict::Scored;
 
 /// Flows handed to the writer together.
 const BATCH: usize = 1024;

@@ -4,7 +4,7 @@
 //! and nothing between, so that what reads that tool's tables reads ours; what is FlowMeter's comes after them.
 
 use crate::features::{Cell, FeatureSet, Identity, Kind, identity::CellKind};
-use crate::verdict::Scored;
+use crate::scoring::Scored;
 
 /// What a table has beside the columns of its set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use flowmeter::source::capture::CaptureReader;
-use flowmeter::source::flows::{Flows, Parsed, TOGETHER, Totals};
+use flowmeter::capture::CaptureReader;
 use flowmeter::source::pcap;
+use flowmeter::source::pcap::flow_table::{Flows, Parsed, TOGETHER, Totals};
 use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;

@@ -9,8 +9,8 @@ use clap::Args;
 use flowmeter::command::{ScorerLoader, scorer};
 use flowmeter::features::FeatureSet;
 use flowmeter::record::FlowRecord;
+use flowmeter::scoring::Scorer;
 use flowmeter::source::pcap;
-use flowmeter::verdict::Scorer;
 use flowmeter_tests::replay::{Frame, read_capture, write_capture};
 use flowmeter_tests::samples;
 

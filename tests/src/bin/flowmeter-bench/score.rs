@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 use flowmeter::record::FlowRecord;
-use flowmeter::verdict::Batch;
+use flowmeter::scoring::Batch;
 use flowmeter_tests::test_programs::pin_to;
 
 use crate::flows::{self, distinct};
@@ -102,7 +102,7 @@ fn batches(records: &[FlowRecord]) -> impl Iterator<Item = &[FlowRecord]> {
 }
 
 /// Seconds to explain a flow, in the mean over some.
-fn explaining(runs: usize, scorer: &mut flowmeter::verdict::Scorer, rows: &[f32]) -> Result<f64> {
+fn explaining(runs: usize, scorer: &mut flowmeter::scoring::Scorer, rows: &[f32]) -> Result<f64> {
     const SOME: usize = 100;
     let model = scorer.model();
     let width = model.inputs().len();

@@ -8,9 +8,9 @@ use flowmeter_common::key::FlowKey;
 use flowmeter_common::lifecycle::{Ages, EndReason, Fate, ended_before};
 use flowmeter_common::packet::Packet;
 
-use super::index::Index;
+use super::hash_index::Index;
 use super::prefetch;
-use super::timers::Timers;
+use super::timer_wheel::Timers;
 
 /// Hash seed: flows of a capture need no protection from whoever sent them beyond bounded memory.
 const SEED: u64 = 0x243f_6a88_85a3_08d3;
@@ -174,7 +174,7 @@ impl Flows {
     }
 
     /// Takes one packet, or the reason why it is none, seen at `timestamp` (ns since the Unix epoch, at most
-    /// [`LATEST`](super::capture::LATEST)). Flows that end go to `give`.
+    /// [`LATEST`](crate::capture::LATEST)). Flows that end go to `give`.
     #[inline]
     fn packet(
         &mut self,

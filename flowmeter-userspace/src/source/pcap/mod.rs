@@ -1,5 +1,10 @@
 //! Flows of a capture: the shared parser, update and lifecycle over the host's flow table, with the capture's own clock.
 
+mod hash_index;
+mod timer_wheel;
+
+pub mod flow_table;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +16,8 @@ use flowmeter_common::frame::SliceFrame;
 use flowmeter_common::lifecycle::EndReason;
 use flowmeter_common::parse::{ParseOptions, parse_link};
 
-use super::capture::CaptureReader;
-use super::flows::{FlowSink, Flows, Parsed, TOGETHER, Totals};
+use self::flow_table::{FlowSink, Flows, Parsed, TOGETHER, Totals};
+use crate::capture::CaptureReader;
 use crate::context::Context;
 use crate::record::{FlowRecord, Stage};
 
@@ -160,4 +165,17 @@ pub fn read(
     drop(reader);
     summary.totals = flows.finish(&mut give)?;
     Ok(summary)
+}
+
+/// Asks for all cache lines of a value, without waiting for them.
+#[inline]
+fn prefetch<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    for line in 0..size_of::<T>().div_ceil(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch is a hint, which cannot fault; the address lies within the value.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast::<i8>().add(line * 64)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
 }

@@ -60,7 +60,7 @@ pub struct CaptureFrame<'a> {
 ///
 /// ```no_run
 /// # fn main() -> anyhow::Result<()> {
-/// # use flowmeter::source::capture::CaptureReader;
+/// # use flowmeter::capture::CaptureReader;
 /// let mut capture = CaptureReader::open("traffic.pcapng.gz".as_ref())?;
 /// while let Some(frame) = capture.next_frame()? {
 ///     println!("{} ns: {} bytes", frame.timestamp_ns, frame.wire_len);
