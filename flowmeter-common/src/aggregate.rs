@@ -5,11 +5,12 @@
 //! and scored like one. A flood that fills the table shows as what it is: very many packets to one service, or from
 //! very many addresses.
 
-use crate::config::{SECOND, Timeouts};
 use crate::flow::Opening;
 use crate::key::{FlowKey, kind, mapped_ipv4};
+use crate::lifecycle::Timeouts;
 use crate::packet::{Packet, protocol, tcp_flags};
 use crate::table::Buckets;
+use crate::time::SECOND;
 
 /// Entries of the aggregates' table: services that are told apart at once while the flow table is full.
 pub const SERVICES: u32 = 1024;

@@ -1,34 +1,7 @@
 //! What the agent sets in the kernel programs before they are loaded.
 
+use crate::lifecycle::Timeouts;
 use crate::table::Buckets;
-
-/// Nanoseconds in a second.
-pub const SECOND: u64 = 1_000_000_000;
-
-/// When flows end, in nanoseconds.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Longest time without a packet.
-    pub idle: u64,
-    /// Longest life of a flow; what goes on is a new flow.
-    pub active: u64,
-    /// How long a closed TCP flow waits for stray packets.
-    pub linger: u64,
-}
-
-impl Timeouts {
-    /// Longest idle timeout that may be set; the accumulators' bounds are proved for it.
-    pub const MAX_IDLE: u64 = 3600 * SECOND;
-    /// Longest active timeout that may be set; the accumulators' bounds are proved for it.
-    pub const MAX_ACTIVE: u64 = 3600 * SECOND;
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self { idle: 120 * SECOND, active: 3600 * SECOND, linger: 2 * SECOND }
-    }
-}
 
 /// Largest number of interfaces watched by one agent.
 pub const MAX_INTERFACES: u32 = 64;

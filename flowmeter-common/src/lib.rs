@@ -30,6 +30,7 @@ pub mod packet;
 pub mod parse;
 pub mod prefilter;
 pub mod table;
+pub mod time;
 
 /// Types that go between kernel and userspace as bytes.
 #[cfg(feature = "user")]

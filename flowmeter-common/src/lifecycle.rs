@@ -1,9 +1,34 @@
 //! When a flow ends: by the clock, or by a packet that can only belong to a new one.
 
-use crate::config::{SECOND, Timeouts};
 use crate::flow::{Direction, Entry, FlowState, tcp_seen};
 use crate::key::kind;
 use crate::packet::{Packet, protocol, tcp_flags};
+use crate::time::SECOND;
+
+/// When flows end, in nanoseconds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Longest time without a packet.
+    pub idle: u64,
+    /// Longest life of a flow; what goes on is a new flow.
+    pub active: u64,
+    /// How long a closed TCP flow waits for stray packets.
+    pub linger: u64,
+}
+
+impl Timeouts {
+    /// Longest idle timeout that may be set; the accumulators' bounds are proved for it.
+    pub const MAX_IDLE: u64 = 3600 * SECOND;
+    /// Longest active timeout that may be set; the accumulators' bounds are proved for it.
+    pub const MAX_ACTIVE: u64 = 3600 * SECOND;
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { idle: 120 * SECOND, active: 3600 * SECOND, linger: 2 * SECOND }
+    }
+}
 
 /// A SYN with another initial sequence number on a connection that has been silent for longer than this is a new
 /// connection on reused ports: twice the maximum segment lifetime, as Linux takes it (60 s).

@@ -1,13 +1,13 @@
 //! When flows end: each rule by an example, and laws that hold for any flow.
 
 use flowmeter_common::aggregate;
-use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::flow::{Entry, FlowState, Opening};
 use flowmeter_common::key::FlowKey;
 use flowmeter_common::lifecycle::{
-    Ages, EndReason, Ending, Fate, TWICE_SEGMENT_LIFETIME, ended_before, is_slight,
+    Ages, EndReason, Ending, Fate, TWICE_SEGMENT_LIFETIME, Timeouts, ended_before, is_slight,
 };
 use flowmeter_common::packet::{Packet, protocol, tcp_flags::*};
+use flowmeter_common::time::SECOND;
 use proptest::prelude::*;
 
 const START: u64 = 1_700_000_000 * SECOND;

@@ -6,14 +6,15 @@
 
 use std::cell::UnsafeCell;
 
-use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::flow::{Entry, Opening};
 use flowmeter_common::key::FlowKey;
+use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::packet::{Packet, protocol};
 use flowmeter_common::prefilter::mark;
 use flowmeter_common::table::{
     Found, Magazine, Memory, NoSlot, Opens, Place, WAYS, Word, find_or_open, free, retire, state, tag,
 };
+use flowmeter_common::time::SECOND;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use loom::thread;

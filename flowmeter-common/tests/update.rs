@@ -1,9 +1,10 @@
 //! What [`FlowState::update`] accumulates is what the list of packets says, computed here the slow and obvious way.
 
-use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::flow::{FlowState, Gaps, HEAD, IDLE_GAP, Periods, SUBFLOW_GAP, completion};
 use flowmeter_common::key::FlowKey;
+use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::packet::{Packet, protocol, tcp_flags};
+use flowmeter_common::time::SECOND;
 use proptest::prelude::*;
 
 /// Time of the first packet: some time in 2023.

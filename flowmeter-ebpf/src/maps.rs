@@ -2,9 +2,10 @@
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
-use flowmeter_common::config::{KernelConfig, MAX_INTERFACES, Timeouts};
+use flowmeter_common::config::{KernelConfig, MAX_INTERFACES};
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::{Direction, Entry};
+use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::packet::Packet;
 use flowmeter_common::table::{Buckets, Magazine, Memory, Opens, WAYS, Word};
 

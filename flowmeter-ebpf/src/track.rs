@@ -4,11 +4,11 @@ use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::warn;
 use flowmeter_common::aggregate;
-use flowmeter_common::config::Timeouts;
 use flowmeter_common::counter::Skip;
 use flowmeter_common::event::reason;
 use flowmeter_common::flow::{Entry, Opening};
 use flowmeter_common::key::{KEY_WORDS, hash_words};
+use flowmeter_common::lifecycle::Timeouts;
 #[cfg(feature = "test-programs")]
 use flowmeter_common::packet::Packet;
 use flowmeter_common::parse::{ParseOptions, parse_ethernet};

@@ -6,9 +6,9 @@ use std::io::Cursor;
 
 use flowmeter::capture::CaptureReader;
 use flowmeter::source::pcap::flow_table::Flows;
-use flowmeter_common::config::Timeouts;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;
+use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::parse::{ParseOptions, parse_link};
 use libfuzzer_sys::fuzz_target;
 

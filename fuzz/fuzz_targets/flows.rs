@@ -4,9 +4,9 @@
 use flowmeter::features::{FlowView, Kind, SETS};
 use flowmeter::record::FlowRecord;
 use flowmeter::source::pcap::flow_table::Flows;
-use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::flow::Entry;
-use flowmeter_common::lifecycle::EndReason;
+use flowmeter_common::lifecycle::{EndReason, Timeouts};
+use flowmeter_common::time::SECOND;
 use flowmeter_tests::packets::{STEP, step};
 use libfuzzer_sys::fuzz_target;
 

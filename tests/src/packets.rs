@@ -1,8 +1,8 @@
 //! Made-up packets: any bytes are a sequence of packets of a few flows, with numbers and times that meet often.
 
-use flowmeter_common::config::SECOND;
 use flowmeter_common::key::FlowKey;
 use flowmeter_common::packet::{Packet, protocol};
+use flowmeter_common::time::SECOND;
 
 /// Bytes that make one packet.
 pub const STEP: usize = 12;

@@ -4,9 +4,8 @@ use anyhow::Result;
 use aya::maps::{Array, MapData};
 use flowmeter::kernel::Ring;
 use flowmeter::record::{FlowRecord, Stage};
-use flowmeter_common::config::Timeouts;
 use flowmeter_common::counter::InterfaceCounters;
-use flowmeter_common::lifecycle::{Ages, EndReason};
+use flowmeter_common::lifecycle::{Ages, EndReason, Timeouts};
 use flowmeter_common::parse::ParseOptions;
 use flowmeter_common::table::{free, state};
 

@@ -9,9 +9,10 @@ use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use flowmeter::kernel::{PrefilterMaps, Ring, SharedTable, TableSize};
-use flowmeter_common::config::{KernelConfig, Timeouts};
+use flowmeter_common::config::KernelConfig;
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::FlowState;
+use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::parse::ParseOptions;
 use flowmeter_common::prefilter::PrefilterConfig;
 

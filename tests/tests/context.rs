@@ -5,12 +5,15 @@ use flowmeter::context::{By, Context, Surroundings};
 use flowmeter::record::FlowRecord;
 use flowmeter::source::pcap::Recorder;
 use flowmeter::source::pcap::flow_table::Flows;
-use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::flow::{Entry, Opening};
 use flowmeter_common::frame::SliceFrame;
 use flowmeter_common::key::mapped_ipv4;
+use flowmeter_common::lifecycle::Timeouts;
+use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::packet;
 use flowmeter_common::parse::{ParseOptions, parse_link};
+use flowmeter_common::time::SECOND;
+use flowmeter_common::time::SECOND;
 use flowmeter_tests::frames::{Packet, Transport, tcp};
 
 const START: u64 = 1_700_000_000 * SECOND;

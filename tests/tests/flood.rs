@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use flowmeter::record::FlowRecord;
 use flowmeter::source::live::Drain;
-use flowmeter_common::config::Timeouts;
+use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_tests::agent::{Agent, Signal};
 use flowmeter_tests::frames::{Packet, Transport, tcp};
 use flowmeter_tests::netns::{Chatter, Namespace, Offload};

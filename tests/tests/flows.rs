@@ -3,12 +3,13 @@
 use flowmeter::features::{FlowView, SETS};
 use flowmeter::record::FlowRecord;
 use flowmeter::source::pcap::flow_table::{Flows, Parsed, Totals};
-use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::counter::Skip;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::key::FlowKey;
-use flowmeter_common::lifecycle::EndReason;
+use flowmeter_common::lifecycle::{EndReason, Timeouts};
 use flowmeter_common::packet::{Packet, protocol};
+use flowmeter_common::time::SECOND;
+use flowmeter_common::time::SECOND;
 use flowmeter_tests::packets::{STEP, step};
 use proptest::prelude::*;
 

@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791) and IPv6 (RFC 8200) headers, with options, extension headers and fragments.
 
-use super::{Network, ethernet};
+use super::ethertype::{self, Network};
 use crate::counter::Skip;
 use crate::frame::Frame;
 use crate::key::mapped_ipv4;
@@ -59,8 +59,8 @@ fn bounded_size<F: Frame>(frame: &F, claimed: u32, offset: usize) -> u32 {
 #[inline(always)]
 pub(super) fn read<F: Frame>(frame: &F, found: &Network) -> Result<Layer, Skip> {
     match found.ethertype {
-        ethernet::ETHERTYPE_IPV4 => read_v4(frame, found.offset),
-        ethernet::ETHERTYPE_IPV6 => read_v6(frame, found.offset),
+        ethertype::IPV4 => read_v4(frame, found.offset),
+        ethertype::IPV6 => read_v6(frame, found.offset),
         _ => Err(Skip::NotIp),
     }
 }

@@ -1,6 +1,7 @@
 //! Link headers that occur in capture files, besides Ethernet.
 
-use super::{Network, ethernet};
+use super::ethernet;
+use super::ethertype::{self, Network};
 use crate::counter::Skip;
 use crate::frame::Frame;
 
@@ -34,9 +35,6 @@ pub mod link_type {
     pub const LINUX_SLL2: u32 = 276;
 }
 
-const PPP_IPV4: u16 = 0x0021;
-const PPP_IPV6: u16 = 0x0057;
-const PPP_MPLS: u16 = 0x0281;
 /// Address and control field of HDLC-like framing.
 const PPP_ADDRESS_CONTROL: u16 = 0xff03;
 
@@ -51,8 +49,8 @@ pub(super) fn read<F: Frame>(frame: &F, link: u32) -> Result<Network, Skip> {
         link_type::LINUX_SLL => cooked(frame, SLL_PROTOCOL, SLL_HEADER),
         link_type::LINUX_SLL2 => cooked(frame, 0, SLL2_HEADER),
         link_type::RAW | link_type::RAW_DLT_12 | link_type::RAW_DLT_14 => raw(frame, 0),
-        link_type::IPV4 => Ok(Network { ethertype: ethernet::ETHERTYPE_IPV4, ..Network::default() }),
-        link_type::IPV6 => Ok(Network { ethertype: ethernet::ETHERTYPE_IPV6, ..Network::default() }),
+        link_type::IPV4 => Ok(Network { ethertype: ethertype::IPV4, ..Network::default() }),
+        link_type::IPV6 => Ok(Network { ethertype: ethertype::IPV6, ..Network::default() }),
         link_type::NULL | link_type::LOOP => loopback(frame),
         link_type::PPP => ppp(frame),
         link_type::PPP_HDLC => ppp(frame),
@@ -69,7 +67,7 @@ fn cooked<F: Frame>(frame: &F, protocol: usize, end: usize) -> Result<Network, S
 
 /// IP without a link header.
 fn raw<F: Frame>(frame: &F, offset: usize) -> Result<Network, Skip> {
-    Ok(Network { ethertype: ethernet::ip_ethertype(frame, offset)?, offset, ..Network::default() })
+    Ok(Network { ethertype: ethertype::of_ip(frame, offset)?, offset, ..Network::default() })
 }
 
 /// Four bytes of address family in either byte order. AF_INET is 2 everywhere, AF_INET6 is 10, 24, 28 or 30.
@@ -77,8 +75,8 @@ fn loopback<F: Frame>(frame: &F) -> Result<Network, Skip> {
     let family: u32 = frame.read(0).ok_or(Skip::TruncatedLink)?;
     let family = if family > 0xffff { family.swap_bytes() } else { family };
     let ethertype = match family {
-        2 => ethernet::ETHERTYPE_IPV4,
-        10 | 24 | 28 | 30 => ethernet::ETHERTYPE_IPV6,
+        2 => ethertype::IPV4,
+        10 | 24 | 28 | 30 => ethertype::IPV6,
         _ => return Err(Skip::NotIp),
     };
     Ok(Network { ethertype, offset: 4, ..Network::default() })
@@ -97,17 +95,6 @@ fn ppp<F: Frame>(frame: &F) -> Result<Network, Skip> {
         offset += 2;
         whole
     };
-    let ethertype = ppp_ethertype(protocol).ok_or(Skip::NotIp)?;
+    let ethertype = ethertype::of_ppp(protocol).ok_or(Skip::NotIp)?;
     ethernet::payload(frame, Network { ethertype, offset, ..Network::default() })
-}
-
-/// The EtherType of what a PPP protocol number announces; `None` if it is not looked into.
-#[inline(always)]
-pub(super) const fn ppp_ethertype(protocol: u16) -> Option<u16> {
-    match protocol {
-        PPP_IPV4 => Some(ethernet::ETHERTYPE_IPV4),
-        PPP_IPV6 => Some(ethernet::ETHERTYPE_IPV6),
-        PPP_MPLS => Some(ethernet::ETHERTYPE_MPLS),
-        _ => None,
-    }
 }

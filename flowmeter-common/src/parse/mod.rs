@@ -7,29 +7,18 @@
 //! type for a port, the answering side the identifier. Any other message has its type as the source port and its
 //! code as the destination port.
 
-pub mod ethernet;
+mod ethernet;
+mod ethertype;
 mod ip;
 pub mod link;
 mod transport;
 mod tunnel;
 
+use self::ethertype::Network;
 use crate::counter::Skip;
 use crate::frame::Frame;
 use crate::key::FlowKey;
 use crate::packet::Packet;
-
-/// What a link layer leaves for the network layer.
-#[derive(Clone, Copy, Debug, Default)]
-struct Network {
-    /// EtherType of the network header, host order.
-    ethertype: u16,
-    /// Where it begins, in bytes from the frame's start.
-    offset: usize,
-    /// Outer VLAN, see [`FlowKey::outer_vlan`].
-    outer_vlan: u16,
-    /// Inner VLAN.
-    inner_vlan: u16,
-}
 
 /// How deep to look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

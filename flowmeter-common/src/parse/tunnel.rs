@@ -1,7 +1,8 @@
 //! Tunnels that may be looked into: IP in IP, GRE, VXLAN, Geneve. One level; a tunnel in a tunnel is a flow of it.
 
+use super::ethernet;
+use super::ethertype::{self, Network};
 use super::ip::Layer;
-use super::{Network, ethernet};
 use crate::frame::Frame;
 use crate::key::tunnel as kind;
 use crate::packet::protocol;
@@ -49,8 +50,8 @@ pub(super) fn enter<F: Frame>(frame: &F, layer: &Layer) -> Option<Inner> {
         return None;
     }
     let (ethertype, offset, kind, id) = match layer.protocol {
-        protocol::IPV4 => (ethernet::ETHERTYPE_IPV4, layer.offset, kind::IP_IN_IP, 0),
-        protocol::IPV6 => (ethernet::ETHERTYPE_IPV6, layer.offset, kind::IP_IN_IP, 0),
+        protocol::IPV4 => (ethertype::IPV4, layer.offset, kind::IP_IN_IP, 0),
+        protocol::IPV6 => (ethertype::IPV6, layer.offset, kind::IP_IN_IP, 0),
         protocol::GRE => gre(frame, layer.offset)?,
         protocol::UDP => {
             let [_, to]: [u16; 2] = frame.read(layer.offset)?;
@@ -67,7 +68,7 @@ pub(super) fn enter<F: Frame>(frame: &F, layer: &Layer) -> Option<Inner> {
         ETHERTYPE_ETHERNET => ethernet::read(frame, offset).ok()?,
         ethertype => ethernet::payload(frame, Network { ethertype, offset, ..Network::default() }).ok()?,
     };
-    let is_ip = matches!(network.ethertype, ethernet::ETHERTYPE_IPV4 | ethernet::ETHERTYPE_IPV6);
+    let is_ip = matches!(network.ethertype, ethertype::IPV4 | ethertype::IPV6);
     is_ip.then_some(Inner { network, kind, id })
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use flowmeter_common::config::Timeouts;
+use flowmeter_common::lifecycle::Timeouts;
 
 use crate::calibration::Calibration;
 use crate::cli::{self, Reference, Scoring, Timing};

@@ -118,7 +118,7 @@ const fn sets_for(groups: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use flowmeter_common::config::SECOND;
+    use flowmeter_common::time::SECOND;
 
     use super::*;
 

@@ -8,7 +8,7 @@
 
 use std::ops::AddAssign;
 
-use flowmeter_common::config::SECOND;
+use flowmeter_common::time::SECOND;
 
 /// Windows in which everything is counted.
 pub const WINDOWS: usize = 3;

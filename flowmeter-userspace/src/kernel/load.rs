@@ -12,7 +12,8 @@ use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use flowmeter_common::config::{KernelConfig, MAX_INTERFACES, Timeouts, counter_slot};
+use flowmeter_common::config::{KernelConfig, MAX_INTERFACES, counter_slot};
+use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::parse::ParseOptions;
 
 use super::counters::Watched;

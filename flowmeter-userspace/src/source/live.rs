@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use flowmeter_common::aggregate;
-use flowmeter_common::config::{SECOND, Timeouts};
 use flowmeter_common::event::reason;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::key::kind;
-use flowmeter_common::lifecycle::{Ages, EndReason, Fate, is_slight};
+use flowmeter_common::lifecycle::{Ages, EndReason, Fate, Timeouts, is_slight};
 use flowmeter_common::table::{Memory as _, free, retire, state, tag};
+use flowmeter_common::time::SECOND;
 
 use crate::context::Context;
 use crate::kernel::{Ring, SharedTable, clock};

@@ -1,11 +1,10 @@
 //! The host's flow table: what the kernel's does for an interface, for the packets of a capture, by the same functions.
 
 use anyhow::Result;
-use flowmeter_common::config::Timeouts;
 use flowmeter_common::counter::{InterfaceCounters, Skip};
 use flowmeter_common::flow::{Entry, Opening};
 use flowmeter_common::key::FlowKey;
-use flowmeter_common::lifecycle::{Ages, EndReason, Fate, ended_before};
+use flowmeter_common::lifecycle::{Ages, EndReason, Fate, Timeouts, ended_before};
 use flowmeter_common::packet::Packet;
 
 use super::hash_index::Index;
@@ -355,8 +354,8 @@ impl Flows {
 
 #[cfg(test)]
 mod tests {
-    use flowmeter_common::config::SECOND;
     use flowmeter_common::packet::{Packet, protocol};
+    use flowmeter_common::time::SECOND;
 
     use super::*;
 

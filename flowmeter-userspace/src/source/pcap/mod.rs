@@ -10,10 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
-use flowmeter_common::config::Timeouts;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;
-use flowmeter_common::lifecycle::EndReason;
+use flowmeter_common::lifecycle::{EndReason, Timeouts};
 use flowmeter_common::parse::{ParseOptions, parse_link};
 
 use self::flow_table::{FlowSink, Flows, Parsed, TOGETHER, Totals};

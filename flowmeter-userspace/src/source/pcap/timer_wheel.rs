@@ -3,7 +3,8 @@
 //! Each slot is in at most one list, so that arming, moving and removing it take constant time and memory is eight
 //! bytes a slot. A tick is coarse: a flow is looked at up to one tick after its time, and then judged by its own times.
 
-use flowmeter_common::config::{SECOND, Timeouts};
+use flowmeter_common::lifecycle::Timeouts;
+use flowmeter_common::time::SECOND;
 
 /// Length of a tick, ns.
 const TICK: u64 = SECOND / 4;

@@ -1,0 +1,94 @@
+//! The list of free entries, a stack that kernel and agent share (Treiber), and what each CPU has taken of it.
+//!
+//! All zero, as memory is at first, the list leads from the first entry to the last in their order.
+
+use super::magazine::Magazine;
+use super::memory::Memory;
+use super::tag::{self, Word};
+
+/// Why a packet has no slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoSlot {
+    /// There is no free entry; or both buckets are full.
+    Full,
+    /// Other CPUs kept claiming the same flow, or free entries.
+    Contended,
+}
+
+/// How often a claim that met a rival is tried again. A rival is done after a few hundred instructions.
+pub(super) const ATTEMPTS: u32 = 3;
+
+/// Bits of an entry's number; above them the word counts its changes: it would take 2^37 of them between a look and
+/// an exchange to mistake one word for another.
+const NUMBER: u64 = tag::MAX_ENTRIES as u64;
+
+/// The entry that the word leads to; of an empty list a number that is no entry's.
+#[inline(always)]
+const fn first(word: u64) -> u32 {
+    (word & NUMBER) as u32
+}
+
+/// The word after this one, leading elsewhere.
+#[inline(always)]
+const fn leading_to(word: u64, entry: u32) -> u64 {
+    (word & !NUMBER).wrapping_add(NUMBER + 1) | entry as u64 & NUMBER
+}
+
+/// The entry after `entry`, whose link this is.
+#[inline(always)]
+const fn next(entry: u32, link: u64) -> u32 {
+    ((entry as u64).wrapping_add(1).wrapping_add(link) & NUMBER) as u32
+}
+
+/// The link from `entry` to `next`.
+const fn link(entry: u32, next: u32) -> u64 {
+    (next as u64).wrapping_sub(entry as u64 + 1)
+}
+
+/// Takes the first of the free entries, as many as there is room for.
+///
+/// # Errors
+/// There are none, or others kept taking them.
+#[inline(always)]
+pub(super) fn refill<M: Memory>(memory: &M, magazine: &mut Magazine) -> Result<(), NoSlot> {
+    let Some(head) = memory.free_word(0) else {
+        return Err(NoSlot::Full);
+    };
+    let mut attempt = 0;
+    while attempt < ATTEMPTS {
+        let word = head.load();
+        let (mut entry, mut taken) = (first(word), 0);
+        while taken < Magazine::MAX {
+            // Links that change meanwhile may lead anywhere; then the exchange fails.
+            let Some(link) = memory.free_word(entry + 1) else {
+                break;
+            };
+            magazine.entries[taken as usize] = entry;
+            entry = next(entry, link.load());
+            taken += 1;
+        }
+        if taken == 0 {
+            return Err(NoSlot::Full);
+        }
+        if head.compare_exchange(word, leading_to(word, entry)) {
+            magazine.count = taken.into();
+            return Ok(());
+        }
+        attempt += 1;
+    }
+    Err(NoSlot::Contended)
+}
+
+/// Puts an entry back, which nobody uses any more.
+pub(super) fn give_back<M: Memory>(memory: &M, entry: u32) {
+    let (Some(head), Some(onward)) = (memory.free_word(0), memory.free_word(entry + 1)) else {
+        return;
+    };
+    loop {
+        let word = head.load();
+        onward.publish(link(entry, first(word)));
+        if head.compare_exchange(word, leading_to(word, entry)) {
+            return;
+        }
+    }
+}

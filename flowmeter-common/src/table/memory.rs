@@ -1,0 +1,29 @@
+//! What the protocol needs of the memory that it works on: the kernel programs, the agent and the tests each have their own.
+
+use super::buckets::WAYS;
+use super::magazine::Magazine;
+use super::tag::Word;
+use crate::flow::Entry;
+use crate::packet::Packet;
+
+/// The arrays.
+pub trait Memory {
+    /// How tags are accessed.
+    type Word: Word;
+    /// The tags of a bucket's line; `None` only if there is no such line.
+    fn line(&self, index: u32) -> Option<&[Self::Word; WAYS]>;
+    /// The entry with this number; `None` only if there is none.
+    fn entry(&self, number: u32) -> Option<*mut Entry>;
+    /// Word 0 leads to the first free entry, word 1 + n from entry n to the next; `None` only if there is no such entry.
+    fn free_word(&self, index: u32) -> Option<&Self::Word>;
+    /// Told that this packet will most likely be added to the entry, so that its cache lines can be
+    /// fetched at once, and not one after the other as they are come upon.
+    #[inline(always)]
+    fn prefetch(&self, _entry: *mut Entry, _packet: &Packet) {}
+}
+
+/// A table as those see it who open flows: each with free entries of its own.
+pub trait Opens: Memory {
+    /// Nobody else touches them. `None` never.
+    fn magazine(&self) -> Option<*mut Magazine>;
+}
