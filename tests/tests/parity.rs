@@ -12,7 +12,6 @@ use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::frame::SliceFrame;
 use flowmeter_common::lifecycle::Timeouts;
-use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::parse::{ParseOptions, link::link_type, network_header, parse_link};
 use flowmeter_tests::corpora::{files, unpack};
 use flowmeter_tests::programs::Programs;
