@@ -9,10 +9,8 @@ use flowmeter_common::flow::{Entry, Opening};
 use flowmeter_common::frame::SliceFrame;
 use flowmeter_common::key::mapped_ipv4;
 use flowmeter_common::lifecycle::Timeouts;
-use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::packet;
 use flowmeter_common::parse::{ParseOptions, parse_link};
-use flowmeter_common::time::SECOND;
 use flowmeter_common::time::SECOND;
 use flowmeter_tests::frames::{Packet, Transport, tcp};
 

@@ -9,7 +9,6 @@ use flowmeter_common::key::FlowKey;
 use flowmeter_common::lifecycle::{EndReason, Timeouts};
 use flowmeter_common::packet::{Packet, protocol};
 use flowmeter_common::time::SECOND;
-use flowmeter_common::time::SECOND;
 use flowmeter_tests::packets::{STEP, step};
 use proptest::prelude::*;
 

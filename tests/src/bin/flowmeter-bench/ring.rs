@@ -7,7 +7,6 @@ use aya::maps::{Map, MapData, RingBuf};
 use flowmeter::source::pcap::flow_table::{Flows, Parsed, TOGETHER};
 use flowmeter_common::flow::Entry;
 use flowmeter_common::lifecycle::Timeouts;
-use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::packet::Packet;
 
 /// What the programs send; as they have it.
