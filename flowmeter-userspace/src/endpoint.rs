@@ -14,8 +14,8 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-/// True for a group of hosts: multicast (RFC 1112, RFC 4291) or broadcast. Of IPv4 addresses all that end in 255 are taken
-/// for broadcast, since a network's prefix is not known.
+/// True for a group of hosts: multicast (RFC 1112, RFC 4291) or broadcast. An IPv4 address that ends in 255 is taken for
+/// broadcast, since the network's prefix is not known.
 pub fn to_group(destination: IpAddr) -> bool {
     match destination {
         IpAddr::V4(address) => address.is_multicast() || address.octets()[3] == 255,
@@ -38,7 +38,7 @@ pub fn endpoint(key: &FlowKey, which: u8) -> Endpoint {
     Endpoint { address, port }
 }
 
-/// Appends an address. IPv4, which is most, without the way through the formatting machinery.
+/// Appends an address. Most are IPv4, so these are written without the formatting machinery.
 pub fn write_address(text: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {

@@ -27,7 +27,7 @@ pub struct FlowRecord {
     pub entry: Entry,
     /// Why it is reported now.
     pub stage: Stage,
-    /// What to add (wrapping) to the entry's times to have nanoseconds since the Unix epoch.
+    /// Added to the entry's times, wrapping, this gives nanoseconds since the Unix epoch.
     pub clock_offset: u64,
     /// What surrounds it, if a feature asks for that.
     pub context: Option<Box<Surroundings>>,
@@ -64,7 +64,7 @@ impl FlowRecord {
         to_group(self.destination().address)
     }
 
-    /// True if it is no flow but the sum of those to one service that found no slot.
+    /// True if this is the sum of packets to one service whose flows found no slot.
     pub fn is_aggregate(&self) -> bool {
         self.entry.key.kind == kind::AGGREGATE
     }
@@ -91,7 +91,7 @@ impl FlowRecord {
     }
 
     /// Community ID version 1 with seed 0 (<https://github.com/corelight/community-id-spec>), the name by which other
-    /// tools know this flow; `None` for fragments, whose ports are not known, and for what is no flow.
+    /// tools know this flow. `None` for fragments, whose ports are not known, and for aggregates.
     pub fn community_id(&self) -> Option<String> {
         let (mut source, mut destination) = (self.source(), self.destination());
         let protocol = self.entry.key.protocol;

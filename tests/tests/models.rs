@@ -260,7 +260,7 @@ fn every_part_of_the_graph_is_checked() -> Result<()> {
     let whole = std::fs::read(example_model("pytorch"))?;
     refused(folder.path(), "half a file", &whole[..whole.len() / 2], &["file"])?;
     refused(folder.path(), "an empty file", b"", &["the file is empty"])?;
-    refused(folder.path(), "a text", b"this is no model", &["no ONNX model"])?;
+    refused(folder.path(), "a text", b"this is no model", &["not an ONNX model"])?;
 
     let set = FeatureSet::find("flowmeter/v1").context("the own set")?;
     let inputs = &set.names()[..2];

@@ -1,8 +1,8 @@
 //! A table of groups of flows with a fixed number of places: what is asked for least gives way.
 //!
-//! Places lie in sets of eight. In a full set the group that has been silent for longer than anything is remembered gives
-//! way, else one that has seen a single flow, else the one that has been silent longest: a flood of addresses that are
-//! never seen again pushes out its own.
+//! Places lie in sets of eight. When a set is full, one group gives way: the first that is forgotten anyway, because it
+//! has been silent for longer than [`MEMORY`]; else one that has seen a single flow; else the one that has been silent
+//! longest. So a flood of addresses that never come again pushes out its own groups.
 
 use super::pair_profile::{Likeness, Rhythm};
 use super::window::{Distinct, MEMORY, Passed, Tally};
@@ -52,13 +52,13 @@ impl Group {
         self.at = self.at.max(now);
     }
 
-    /// Which of a full set's groups gives way: the one with the least.
+    /// In a full set the group of least worth gives way.
     fn worth(&self, now: u64) -> (bool, bool, u64) {
         (now.saturating_sub(self.at) < MEMORY, self.flows.values()[2] > 1.0, self.at)
     }
 }
 
-/// Places that groups with alike hashes share.
+/// Places for groups whose hashes name the same set.
 #[derive(Default)]
 struct Set {
     /// Hashes of the groups, 0 where there is none.
@@ -68,7 +68,7 @@ struct Set {
 
 /// The table.
 pub struct GroupCache {
-    /// Made when they are first needed: most captures fill a few.
+    /// Allocated when first needed: most captures fill a few.
     sets: Vec<Option<Box<Set>>>,
     pushed_out: u64,
 }
@@ -84,7 +84,7 @@ impl GroupCache {
         sets_for(groups) * (size_of::<Set>() + size_of::<usize>())
     }
 
-    /// GroupCache that were still remembered and had to give way.
+    /// Groups that were still remembered and had to give way.
     pub fn pushed_out(&self) -> u64 {
         self.pushed_out
     }

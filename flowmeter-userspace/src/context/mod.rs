@@ -1,13 +1,13 @@
 //! What a flow alone cannot show: what its source, its destination and others like it did over the last minutes.
 //!
-//! A source of flows tells the context of each flow that opens and of each that ends, in that order, and asks what
-//! surrounds a flow when it is judged. Memory is bounded: see [`cache`] for what gives way, [`window`] for what the
-//! counts mean and how exact they are, [`pair_profile`] for rhythm and likeness.
+//! A source of flows tells the context about each flow that opens and about each that ends, in that order. It asks what
+//! surrounds a flow when the flow is scored. Memory is bounded: [`cache`] tells what gives way, [`window`] what the
+//! counts mean and how exact they are, [`pair_profile`] what rhythm and likeness are.
 //!
-//! Flows to a group of hosts (multicast, broadcast) are not counted: they are announcements, which nobody has to answer
-//! and of which there are as many as a device likes.
+//! Flows to a group of hosts (multicast, broadcast) are not counted. They are announcements: nobody has to answer them,
+//! and a device sends as many as it likes.
 //!
-//! Of flows that end together all are told before any is asked about: each sees the whole burst that it was part of.
+//! Flows that end together are all counted before any is asked about, so that each sees the burst that it was part of.
 
 pub mod cache;
 pub mod pair_profile;
@@ -42,7 +42,7 @@ pub enum By {
 pub const GROUPINGS: usize = 5;
 const ALL: [By; GROUPINGS] = [By::Source, By::Destination, By::Pair, By::Service, By::SourceAndPort];
 
-/// GroupCache that each table has room for.
+/// Groups that each table has room for.
 pub const ROOM: usize = 16_384;
 
 /// What a group of flows did.
@@ -109,7 +109,7 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Of a flow of whose surroundings nothing is known.
+    /// Nothing is known of what surrounds the flow.
     pub const NONE: Self = Self {
         groups: [GroupView::NONE; GROUPINGS],
         start_gap: 0.0,
@@ -119,7 +119,7 @@ impl Surroundings {
         spread: [0.0; 2],
     };
 
-    /// The flow's group by that.
+    /// The group that the flow belongs to by `by`.
     pub fn by(&self, by: By) -> &GroupView {
         &self.groups[by as usize]
     }
@@ -127,7 +127,7 @@ impl Surroundings {
 
 /// The groups that flows belong to.
 pub struct Context {
-    /// Keys the groups' hashes, so that nobody can choose addresses that fall together.
+    /// Keys the groups' hashes, so that an attacker cannot choose addresses that share a set.
     seed: u64,
     tables: [GroupCache; GROUPINGS],
 }
@@ -143,7 +143,7 @@ impl Context {
         GROUPINGS * GroupCache::bytes(ROOM)
     }
 
-    /// GroupCache that were still remembered and had to give way to others.
+    /// Groups that were still remembered and had to give way to others.
     pub fn pushed_out(&self) -> u64 {
         self.tables.iter().map(GroupCache::pushed_out).sum()
     }
@@ -248,7 +248,7 @@ struct Ends {
     key: FlowKey,
     /// Address of the source and of the destination.
     addresses: [[u64; 2]; 2],
-    /// The destination's port; 0 where what stands in its place is none.
+    /// The destination's port; 0 where its place holds something else (ICMP, fragments).
     port: u16,
     /// It goes to a group of hosts.
     to_group: bool,
@@ -276,8 +276,8 @@ impl Ends {
         }
     }
 
-    /// The hash of the flow's group: of its key with everything blanked that flows of the group may differ in. Networks
-    /// (VLANs, tunnels, interfaces) are kept apart: the same address is another host there.
+    /// The hash of the flow's group: that of the flow's key without the fields in which flows of the group may differ.
+    /// VLANs, tunnels and interfaces stay in it: behind another one, the same address is another host.
     fn hash(&self, by: By, seed: u64) -> u64 {
         let [source, destination] = self.addresses;
         let (a_address, b_address, port) = match by {

@@ -1,7 +1,7 @@
 //! What is usual between two hosts: the rhythm of their flows' starts, and how alike the flows are.
 //!
-//! Averages weigh a new value by one over the number of values so far, and by a sixteenth from the sixteenth on: the last
-//! few dozen flows count, in constant memory.
+//! Averages weigh a new value by one over the number of values so far, and by a sixteenth from the sixteenth on. So the
+//! last few dozen flows count, in constant memory.
 
 /// Values after which an average forgets old ones as fast as it learns.
 const REMEMBERED: u16 = 16;
@@ -22,7 +22,7 @@ impl Average {
         if number <= 1 {
             *self = Self { mean: value, deviation: 0.0 };
         } else {
-            // Against the mean before, so that a change shows.
+            // Measured against the mean before this value: the new mean would hide a part of the change.
             let off = (value - self.mean).abs();
             self.deviation += (off - self.deviation) * if number == 2 { 1.0 } else { weight };
             self.mean += (value - self.mean) * weight;
@@ -39,7 +39,7 @@ pub struct Rhythm {
 }
 
 impl Rhythm {
-    /// A flow began at that time, in ns. One that began before the last one is not counted as a gap.
+    /// A flow began at this time, in ns. A flow that began before the last one makes no gap.
     pub fn start(&mut self, at: u64) {
         if self.last_start != 0 && at >= self.last_start {
             self.gaps = self.gaps.saturating_add(1);
@@ -74,7 +74,7 @@ const COMPARED: usize = 4;
 pub struct Outline([f32; COMPARED]);
 
 impl Outline {
-    /// Of a flow with these numbers.
+    /// The outline of a flow with these numbers.
     pub fn of(forward_bytes: u64, backward_bytes: u64, packets: u64, duration_ns: u64) -> Self {
         let log = |value: u64| (1.0 + value as f32).log2();
         Self([log(forward_bytes), log(backward_bytes), log(packets), log(duration_ns / 1_000_000)])
@@ -102,7 +102,8 @@ impl Likeness {
         f32::from(self.flows)
     }
 
-    /// Mean absolute difference of an outline to the average one: 1 is a factor of two in everything. 0 without one.
+    /// Mean absolute difference of an outline to the average one; 1 is a factor of two in everything. 0 if no flow has
+    /// ended.
     pub fn difference(&self, outline: &Outline) -> f32 {
         if self.flows == 0 {
             return 0.0;

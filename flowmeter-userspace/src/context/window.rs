@@ -1,10 +1,10 @@
 //! Counts and numbers of distinct values over ten seconds, a minute and ten minutes, in a few words each.
 //!
-//! Time is cut into periods of 10 s, 60 s and 300 s, each of which begins where one of the next shorter does. Two of the
-//! longest are kept: the present one and the one before, together the last five to ten minutes. Of the shorter ones the
-//! present is counted, and of those before in the same time the largest count is kept. So "10 s" and "1 min" mean the
-//! most in any such period of the last minutes: a flow that is judged two minutes after its last packet, because only
-//! silence ended it, still sees the burst that it was part of.
+//! Time is cut into periods of 10 s, 60 s and 300 s. Each begins where one of the next shorter begins. Two of the longest
+//! are kept, the present one and the one before: together the last five to ten minutes. Among the shorter ones, the
+//! present period is counted, and the largest count of the periods before is kept. So "10 s" and "1 min" mean the most
+//! in any such period of the last minutes. A flow that only silence ended is scored two minutes after its last packet,
+//! and still sees the burst that it was part of.
 
 use std::ops::AddAssign;
 
@@ -32,7 +32,7 @@ pub struct Passed {
 }
 
 impl Passed {
-    /// Between two times in ns, the later last; time that goes back stands still.
+    /// Between two times in ns, the later one last. If time goes back, nothing has passed.
     pub fn between(before: u64, now: u64) -> Self {
         let ended = |period: u64| (now / period).saturating_sub(before / period);
         Self { short: ended(SHORT) != 0, minute: ended(MINUTE) != 0, long: ended(LONG).min(2) as u8 }
@@ -115,8 +115,8 @@ impl<T: Amount> Tally<T> {
 /// probabilistic counting algorithm for database applications, 1990): each value sets one of `m` bits, and with a
 /// share `u` of them unset, `-m ln u` values are expected.
 ///
-/// With 64, 128 and 256 bits the standard error is 10 % or less up to 100, 230 and 500 values; no more than 266, 621 and
-/// 1,420 are ever told.
+/// With 64, 128 and 256 bits the standard error is 10 % or less up to 100, 230 and 500 values. The largest estimates are
+/// 266, 621 and 1,420.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Distinct {
     short: [u64; 1],
@@ -176,7 +176,7 @@ fn set<const N: usize>(bits: &mut [u64; N], hash: u64) {
 fn estimate<const N: usize>(bits: &[u64; N]) -> f32 {
     let m = (64 * N) as f32;
     let unset: u32 = bits.iter().map(|word| word.count_zeros()).sum();
-    // One value sets one bit for certain. With no bit unset, there are as many as make half a bit unset likely.
+    // One value sets exactly one bit. With every bit set the formula has no value; half an unset bit stands in for none.
     match (64 * N) as u32 - unset {
         0 => 0.0,
         1 => 1.0,

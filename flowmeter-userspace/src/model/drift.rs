@@ -1,5 +1,5 @@
-//! Whether living traffic still looks like what the model was trained on: the spread of each input over the last flows, beside
-//! that of training.
+//! Whether living traffic still looks like what the model was trained on: compares the spread of each input over the last
+//! flows with that of training.
 //!
 //! The measure is the population stability index, Σ (a - e) ln(a / e) over the bins of an input, with a the share of flows
 //! now and e that of training (N. Siddiqi, Credit Risk Scorecards, 2006; B. Yurdakul, Statistical Properties of Population
@@ -13,15 +13,15 @@ use super::contract::Distribution;
 /// Flows that are counted together, and how many such blocks the window has: it slides by a block.
 const BLOCK: u32 = 512;
 const BLOCKS: usize = 16;
-/// Flows before which nothing is said.
+/// With fewer flows nothing is said.
 pub const LEAST_FLOWS: u64 = 1024;
 /// The model fits while the median of its inputs' indices is no larger. Measured, flows of one source against the training
 /// flows of all others: 0.2 to 0.65 for the benign flows of six ordinary networks, 1.0 and 1.8 for two test beds that send
 /// few kinds of flows, 0.9 to 3.0 for traffic that is nothing but an attack.
 pub const LARGEST_SHIFT: f64 = 1.0;
-/// And while no larger a share of flows lies outside of the training ranges; measured likewise: 0.00 to 0.05.
+/// It also fits only while no larger a share of flows lies outside of the training ranges; measured likewise: 0.00 to 0.05.
 pub const LARGEST_OUTSIDE: f64 = 0.10;
-/// Least share of a bin, so that an empty one is no infinite surprise.
+/// Least share of a bin: an empty one would make the index infinite.
 const LEAST_SHARE: f64 = 1e-4;
 
 /// How living traffic stands to the training flows.

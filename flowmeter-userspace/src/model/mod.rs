@@ -1,7 +1,7 @@
 //! The model: ONNX Runtime, the contract that a model file keeps, scores and verdicts.
 //!
-//! [`runtime`] finds and loads ONNX Runtime; [`contract`] reads what a model says of itself; this file runs it; [`drift`] tells
-//! whether living traffic still looks like what it was trained on.
+//! [`runtime`] finds and loads ONNX Runtime. [`contract`] reads what a model says of itself. This file runs the model.
+//! [`drift`] tells whether living traffic still looks like what the model was trained on.
 
 pub mod contract;
 pub mod drift;
@@ -204,14 +204,10 @@ impl Model {
     /// Appends the probability of malicious for each row of `rows`, which holds all rows' inputs one after the other.
     ///
     /// # Errors
-    /// ONNX Runtime fails, or a score is no probability.
+    /// ONNX Runtime fails, or a score lies outside of 0 to 1.
     pub fn score(&mut self, rows: &[f32], scores: &mut Vec<f32>) -> Result<()> {
         let width = self.columns.len();
-        ensure!(
-            rows.len().is_multiple_of(width),
-            "{} values are no whole number of rows of {width}",
-            rows.len()
-        );
+        ensure!(rows.len().is_multiple_of(width), "{} values do not fill whole rows of {width}", rows.len());
         let count = rows.len() / width;
         if count == 0 {
             return Ok(());
@@ -222,12 +218,15 @@ impl Model {
             self.session.run_with_options(ort::inputs![input], &self.options).context("the model failed")?;
         let each = self.output.width;
         let (_, values) =
-            outputs[0].try_extract_tensor::<f32>().context("the model's output is no float32")?;
+            outputs[0].try_extract_tensor::<f32>().context("the model's output is not float32")?;
         ensure!(values.len() == count * each, "the model gave {} values for {count} flows", values.len());
         for row in values.chunks_exact(each) {
             let score = row[each - 1];
-            // Rounding of a sum of trees may lie a hair outside.
-            ensure!((-1e-4..=1.0001).contains(&score), "the model gave {score}, which is no probability");
+            // A sum of trees may be rounded to a hair outside of 0 to 1.
+            ensure!(
+                (-1e-4..=1.0001).contains(&score),
+                "the model gave the score {score}: expected a probability from 0 to 1"
+            );
             scores.push(score.clamp(0.0, 1.0));
         }
         Ok(())
@@ -289,10 +288,11 @@ impl Model {
         Ok(reasons)
     }
 
-    /// How far each input moved the score of this row away from that of the median benign flow, in log-odds: the mean of what
-    /// the score falls by when the row is given the median's value, and of what the median's rises by when it is given the
-    /// row's. These are the first and the last step of Shapley's value; with the first alone, of two inputs that say the same
-    /// neither seems to matter. `cargo xtask bench reasons` compares with the whole. Empty if the model names no medians.
+    /// How far each input moved the score of this row away from that of the median benign flow, in log-odds. It is the mean
+    /// of two effects: how far the row's score falls when the row is given the median's value, and how far the median's
+    /// score rises when it is given the row's value. These are the first and the last step of Shapley's value. The first
+    /// step alone would not do: where two inputs say the same, neither would seem to matter. `cargo xtask bench reasons`
+    /// compares with the whole. Empty if the model names no medians.
     ///
     /// # Errors
     /// ONNX Runtime fails.
@@ -302,7 +302,7 @@ impl Model {
         };
         let changed: Vec<usize> = (0..row.len()).filter(|&i| row[i] != medians[i]).collect();
         let mut rows = Vec::with_capacity((changed.len() + 1) * 2 * row.len());
-        // The row, then it with each input replaced that differs; the median flow likewise.
+        // The row, then a copy for each input that differs, with that input replaced; the median flow likewise.
         for (whole, other) in [(row, &medians[..]), (&medians[..], row)] {
             rows.extend_from_slice(whole);
             for &i in &changed {
@@ -348,12 +348,12 @@ pub fn log_odds(probability: f32) -> f64 {
 fn open(bytes: &[u8], runtime: &Runtime) -> Result<Session> {
     ensure!(!bytes.is_empty(), "the file is empty");
     let builder = Session::builder(runtime.environment()).map_err(plain)?;
-    // Flows come in batches from one thread; more threads would only fight over the same cores with the capture.
+    // Flows come in batches from one thread. More threads would fight with the capture over the same cores.
     let mut builder = builder.with_intra_threads(1).map_err(plain)?;
     builder
         .commit_from_memory(bytes)
         .map_err(plain)
-        .context("this is no ONNX model that the runtime can load")
+        .context("this is not an ONNX model that the runtime can load")
 }
 
 /// An error's text, where the error itself is still needed.
@@ -361,20 +361,20 @@ fn copy(error: &anyhow::Error) -> anyhow::Error {
     anyhow::anyhow!("{error:#}")
 }
 
-/// ort's errors may hold what cannot be sent between threads; their text is what matters.
+/// ort's errors may hold what cannot be sent between threads, so only their text is kept.
 fn plain<E: std::fmt::Display>(error: E) -> anyhow::Error {
     anyhow::anyhow!("{error}")
 }
 
 fn check_input(session: &Session, columns: usize) -> Result<()> {
-    let [input] = session.inputs() else {
-        bail!("it has {} inputs; it must have one", session.inputs().len())
+    let [input] = session.inputs() else { bail!("it has {} inputs: expected 1", session.inputs().len()) };
+    let ValueType::Tensor { ty, shape, .. } = input.dtype() else {
+        bail!("its input is not a tensor: expected float32 of shape [N, columns]")
     };
-    let ValueType::Tensor { ty, shape, .. } = input.dtype() else { bail!("its input is no tensor") };
-    ensure!(*ty == TensorElementType::Float32, "its input is of type {ty}; it must be float32");
+    ensure!(*ty == TensorElementType::Float32, "its input has the type {ty}: expected float32");
     ensure!(
         shape.len() == 2 && (shape[1] == columns as i64 || shape[1] < 0),
-        "its input has the shape {shape}; flowmeter.inputs names {columns} columns"
+        "its input has the shape {shape}: expected [N, {columns}], since flowmeter.inputs names {columns} columns"
     );
     Ok(())
 }
@@ -390,7 +390,7 @@ fn find_output(session: &Session) -> Result<Output> {
         .collect();
     let [(name, shape)] = floats[..] else {
         bail!(
-            "it has {} float32 outputs; it must have one, the probability (scikit-learn and LightGBM exports need \
+            "it has {} float32 outputs: expected 1, the probability (exports of scikit-learn and LightGBM need \
              zipmap=False)",
             floats.len()
         );
@@ -398,7 +398,7 @@ fn find_output(session: &Session) -> Result<Output> {
     let width = match shape.len() {
         1 => 1,
         2 if shape[1] == 1 || shape[1] == 2 => shape[1] as usize,
-        _ => bail!("its output has the shape {shape}; it must be [N], [N,1] or [N,2] (benign, malicious)"),
+        _ => bail!("its output has the shape {shape}: expected [N], [N,1] or [N,2] (benign, malicious)"),
     };
     Ok(Output { name: name.to_owned(), width })
 }
