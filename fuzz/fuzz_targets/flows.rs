@@ -7,7 +7,7 @@ use flowmeter::source::pcap::flow_table::Flows;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::lifecycle::{EndReason, Timeouts};
 use flowmeter_common::time::SECOND;
-use flowmeter_tests::packets::{STEP, step};
+use harness::packets::{STEP, step};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

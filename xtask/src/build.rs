@@ -18,12 +18,14 @@ const TARGET: &str = "bpfel-unknown-none";
 const CPU: &str = "v3";
 /// The package of the kernel programs.
 pub const PACKAGE: &str = "flowmeter-ebpf";
+/// Cargo's words for every package of this machine's target, the demo, benchmarks and privileged tests included.
+pub const EVERYTHING: [&str; 3] = ["--workspace", "--exclude", PACKAGE];
 
 /// Builds everything, in release mode.
 pub fn all() -> Result<()> {
     kernel_programs()?;
     setup::onnxruntime::ensure()?;
-    run(command::cargo().args(["build", "--release"]).current_dir(workspace::root()))
+    run(command::cargo().args(["build", "--release"]).args(EVERYTHING).current_dir(workspace::root()))
 }
 
 /// Builds the kernel programs, unless their sources are those of the last build.

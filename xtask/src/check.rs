@@ -22,7 +22,7 @@ pub fn test() -> Result<()> {
     packages::ensure(packages::TESTS)?;
     lint()?;
     // The shipped profile: the tests find the agent and ONNX Runtime beside them.
-    run(cargo().args(["test", "--release", "--no-fail-fast"]))
+    run(cargo().args(["test", "--release", "--no-fail-fast"]).args(build::EVERYTHING))
 }
 
 /// Format and lints of all crates; a warning is an error.
@@ -33,11 +33,13 @@ pub fn lint() -> Result<()> {
     run(cargo().args(["fmt", "--manifest-path", fuzz::MANIFEST, "--check"]))?;
     // The agent embeds the kernel programs, so they come first.
     build::kernel_programs()?;
-    run(cargo().args(["clippy", "--release", "--all-targets", "--quiet", "--", "--deny", "warnings"]))?;
+    let clippy = ["clippy", "--release", "--all-targets", "--quiet"];
+    run(cargo().args(clippy).args(build::EVERYTHING).args(["--", "--deny", "warnings"]))?;
     let mut command = build::ebpf_cargo(&setup::ebpf()?, "clippy");
     run(command.args(["--quiet", "--", "--deny", "warnings"]))?;
     run(cargo()
         .args(["doc", "--no-deps", "--document-private-items", "--quiet"])
+        .args(build::EVERYTHING)
         .env("RUSTDOCFLAGS", "--deny warnings"))
 }
 
