@@ -27,7 +27,7 @@ fn columns(set: &FeatureSet) -> Result<Vec<Vec<f64>>> {
         }
         Ok(())
     };
-    let settings = pcap::Settings { context: set.context, ..pcap::Settings::default() };
+    let settings = pcap::ReadSettings { context: set.context, ..pcap::ReadSettings::default() };
     for entry in std::fs::read_dir(sample_folder())? {
         let path = entry?.path();
         if path.extension().is_none_or(|end| end != "zst") {

@@ -34,7 +34,7 @@ const DOUBT: f64 = 0.1;
 
 /// A flow of the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Flow {
+pub struct ScoredFlow {
     /// When it began, nanoseconds since the Unix epoch.
     pub time: i64,
     /// What it is for.
@@ -75,7 +75,7 @@ pub struct Estimate {
 
 /// Finds ranges and thresholds. `inputs` has the model's inputs of each flow, row after row; `rate` is the share of flows
 /// that may be called malicious.
-pub fn estimate(flows: &[Flow], inputs: &[f32], own: Thresholds, rate: f64) -> Estimate {
+pub fn estimate(flows: &[ScoredFlow], inputs: &[f32], own: Thresholds, rate: f64) -> Estimate {
     let parts = parts(flows);
     let width = inputs.len().checked_div(flows.len()).unwrap_or(0);
     let row = |i: usize| &inputs[i * width..(i + 1) * width];
@@ -145,7 +145,7 @@ struct Candidate {
 }
 
 /// The part of each flow.
-fn parts(flows: &[Flow]) -> Vec<usize> {
+fn parts(flows: &[ScoredFlow]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..flows.len()).collect();
     order.sort_by_key(|&i| flows[i].time);
     let mut parts = vec![0; flows.len()];
@@ -291,10 +291,10 @@ mod tests {
     /// Flows in order of time, each with one input: its score times a hundred, unless said.
     fn found(flows: &[(Service, f64, f32)], rate: f64) -> Estimate {
         let inputs: Vec<f32> = flows.iter().map(|flow| flow.2).collect();
-        let flows: Vec<Flow> = flows
+        let flows: Vec<ScoredFlow> = flows
             .iter()
             .enumerate()
-            .map(|(i, &(service, score, _))| Flow { time: i as i64, service, score: Some(score) })
+            .map(|(i, &(service, score, _))| ScoredFlow { time: i as i64, service, score: Some(score) })
             .collect();
         estimate(&flows, &inputs, OWN, rate)
     }

@@ -2,9 +2,13 @@
 //!
 //! It holds thresholds, of the whole and of single services, and what is normal for the flows of each service: a flow that
 //! would be called malicious, but is in every input like those that its service has at this network all the time, is
-//! called unknown. It is never called benign for that, so that a pre-filter still passes it on. [`estimate`] finds both.
+//! called unknown. It is never called benign for that, so that a pre-filter still passes it on. [`sample`] keeps a network's flows, [`estimate`] finds both from their scores, [`fit`]
+//! makes the file of it, and [`report`] says in words what was found.
 
 pub mod estimate;
+pub mod fit;
+pub mod report;
+pub mod sample;
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
@@ -72,7 +76,7 @@ impl Usual {
 
 /// A service in the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Entry {
+struct ServiceEntry {
     #[serde(flatten)]
     service: Service,
     #[serde(flatten)]
@@ -105,7 +109,7 @@ pub struct Origin {
 
 /// The file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct File {
+struct CalibrationFile {
     calibration: u32,
     model: String,
     feature_set: String,
@@ -116,7 +120,7 @@ struct File {
     budget: Budget,
     malicious: f64,
     benign: f64,
-    services: Vec<Entry>,
+    services: Vec<ServiceEntry>,
 }
 
 /// A calibration in force.
@@ -147,7 +151,7 @@ impl Calibration {
     }
 
     fn parse(text: &str, model: &Model, inputs: &[&str]) -> Result<Self> {
-        let file: File = serde_json::from_str(text).context("it is no calibration file")?;
+        let file: CalibrationFile = serde_json::from_str(text).context("it is no calibration file")?;
         ensure!(
             file.calibration == VERSION,
             "its version is {}; this flowmeter knows {VERSION}",
@@ -175,10 +179,13 @@ impl Calibration {
     /// # Errors
     /// None that a valid calibration could give.
     pub fn write(&self, model: &Model, set: &FeatureSet) -> Result<String> {
-        let mut services: Vec<Entry> =
-            self.services.iter().map(|(&service, usual)| Entry { service, usual: usual.clone() }).collect();
+        let mut services: Vec<ServiceEntry> = self
+            .services
+            .iter()
+            .map(|(&service, usual)| ServiceEntry { service, usual: usual.clone() })
+            .collect();
         services.sort_by_key(|entry| entry.service);
-        let file = File {
+        let file = CalibrationFile {
             calibration: VERSION,
             model: model.name().to_owned(),
             feature_set: model.feature_set().to_owned(),
@@ -207,7 +214,7 @@ impl Calibration {
     }
 }
 
-impl File {
+impl CalibrationFile {
     fn checked(self) -> Result<Calibration> {
         let scores = 0.0..=1.0_f64.next_up();
         let malicious =
@@ -220,7 +227,7 @@ impl File {
             );
         }
         ensure!(scores.contains(&self.benign), "the threshold of benign is {}, no score", self.benign);
-        for Entry { service, usual } in &self.services {
+        for ServiceEntry { service, usual } in &self.services {
             if let Some(normal) = &usual.normal {
                 ensure!(
                     normal.len() == self.inputs.len() && normal.iter().all(|(low, high)| low <= high),
@@ -255,9 +262,9 @@ impl Display for Calibration {
 mod tests {
     use super::*;
 
-    fn file() -> File {
+    fn file() -> CalibrationFile {
         let usual = Usual { malicious: Some(0.9), normal: Some(vec![(0.0, 1.0), (2.0, 2.0)]) };
-        File {
+        CalibrationFile {
             calibration: VERSION,
             model: "m".to_owned(),
             feature_set: "s".to_owned(),
@@ -273,14 +280,14 @@ mod tests {
             budget: Budget { rate: 0.01, alerts_per_day: None },
             malicious: 0.8,
             benign: 0.1,
-            services: vec![Entry { service: Service::of(protocol::TCP, 502), usual }],
+            services: vec![ServiceEntry { service: Service::of(protocol::TCP, 502), usual }],
         }
     }
 
     #[test]
     fn a_file_reads_back_as_it_was() {
         let text = serde_json::to_string(&file()).unwrap();
-        assert_eq!(serde_json::from_str::<File>(&text).unwrap(), file());
+        assert_eq!(serde_json::from_str::<CalibrationFile>(&text).unwrap(), file());
         assert!(
             text.contains(r#"{"protocol":6,"port":502,"malicious":0.9,"normal":[[0.0,1.0],[2.0,2.0]]}"#),
             "{text}"
@@ -290,7 +297,7 @@ mod tests {
     #[test]
     fn what_does_not_hold_together_is_refused() {
         assert!(file().checked().is_ok());
-        let breaks: [fn(&mut File); 5] = [
+        let breaks: [fn(&mut CalibrationFile); 5] = [
             |f| f.malicious = 0.05,
             |f| f.benign = -0.1,
             |f| f.services[0].usual.malicious = Some(1.5),

@@ -23,8 +23,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context as _, bail};
 
-use self::pcap::Pcap;
-use self::pcapng::PcapNg;
+use self::pcap::PcapFormat;
+use self::pcapng::PcapNgFormat;
 use self::pipe::Pipe;
 use self::window::Window;
 
@@ -70,7 +70,7 @@ pub struct CaptureFrame<'a> {
 pub struct CaptureReader {
     name: String,
     window: Window,
-    format: Format,
+    format: Container,
     position: Arc<AtomicU64>,
     size: Option<u64>,
     truncated: bool,
@@ -78,9 +78,9 @@ pub struct CaptureReader {
 }
 
 /// The container the frames lie in, with what has been learned of it so far.
-enum Format {
-    Pcap(Pcap),
-    PcapNg(PcapNg),
+enum Container {
+    Pcap(PcapFormat),
+    PcapNg(PcapNgFormat),
 }
 
 /// Where in the window a frame lies; what a format's parser gives back.
@@ -92,7 +92,7 @@ struct Located {
 }
 
 /// What a format's parser came upon.
-enum Step {
+enum Next {
     /// A frame.
     Frame(Located),
     /// The input ended, between records (`cut` is false) or inside one.
@@ -169,17 +169,17 @@ impl CaptureReader {
             return Ok(None);
         }
         let step = match &mut self.format {
-            Format::Pcap(pcap) => pcap.next(&mut self.window),
-            Format::PcapNg(pcapng) => pcapng.next(&mut self.window),
+            Container::Pcap(pcap) => pcap.next(&mut self.window),
+            Container::PcapNg(pcapng) => pcapng.next(&mut self.window),
         };
         match step {
-            Ok(Step::Frame(at)) => Ok(Some(CaptureFrame {
+            Ok(Next::Frame(at)) => Ok(Some(CaptureFrame {
                 timestamp_ns: at.timestamp_ns,
                 link_type: at.link_type,
                 data: self.window.slice(at.data),
                 wire_len: at.wire_len,
             })),
-            Ok(Step::End { cut }) => {
+            Ok(Next::End { cut }) => {
                 self.finished = true;
                 self.truncated = cut || self.window.input_was_cut();
                 Ok(None)
@@ -211,7 +211,7 @@ impl CaptureReader {
         &self.name
     }
 
-    fn recognise(input: Box<dyn Read + Send>) -> anyhow::Result<(Window, Format)> {
+    fn recognise(input: Box<dyn Read + Send>) -> anyhow::Result<(Window, Container)> {
         let mut window = Window::new(input);
         if !window.has(MAGIC_LEN)? && window.is_empty() {
             bail!("it is empty: a capture begins with a file header, even one without packets");
@@ -225,10 +225,10 @@ impl CaptureReader {
                 );
             }
         }
-        let format = if Pcap::recognise(window.data()) {
-            Format::Pcap(Pcap::open(&mut window)?)
-        } else if PcapNg::recognise(window.data()) {
-            Format::PcapNg(PcapNg::open(&mut window)?)
+        let format = if PcapFormat::recognise(window.data()) {
+            Container::Pcap(PcapFormat::open(&mut window)?)
+        } else if PcapNgFormat::recognise(window.data()) {
+            Container::PcapNg(PcapNgFormat::open(&mut window)?)
         } else {
             bail!(not_a_capture(&mut window)?);
         };
@@ -241,7 +241,7 @@ const MAGIC_LEN: usize = 4;
 
 /// True if a file that begins so is a capture, or packed like one.
 pub fn is_capture(start: &[u8]) -> bool {
-    Compression::of(start).is_some() || Pcap::recognise(start) || PcapNg::recognise(start)
+    Compression::of(start).is_some() || PcapFormat::recognise(start) || PcapNgFormat::recognise(start)
 }
 
 /// How a capture is packed.

@@ -10,7 +10,7 @@ use pcap_parser::{
 };
 
 use super::window::Window;
-use super::{Located, MAX_RECORD, PLAUSIBLE_PACKET, Step};
+use super::{Located, MAX_RECORD, Next, PLAUSIBLE_PACKET};
 
 /// Length of the file header in bytes.
 const FILE_HEADER: usize = 24;
@@ -25,7 +25,7 @@ const LINK_TYPE: u32 = 0x0000_ffff;
 type ParseRecord = for<'a> fn(&'a [u8]) -> IResult<&'a [u8], LegacyPcapBlock<'a>, PcapError<&'a [u8]>>;
 
 /// What the file header says.
-pub(super) struct Pcap {
+pub(super) struct PcapFormat {
     link_type: u32,
     layout: Layout,
     /// Nanoseconds in one unit of a timestamp's second field.
@@ -41,7 +41,7 @@ enum Layout {
     Modified,
 }
 
-impl Pcap {
+impl PcapFormat {
     pub(super) fn recognise(start: &[u8]) -> bool {
         matches!(
             start,
@@ -84,7 +84,7 @@ impl Pcap {
     }
 
     #[inline]
-    pub(super) fn next(&mut self, window: &mut Window) -> anyhow::Result<Step> {
+    pub(super) fn next(&mut self, window: &mut Window) -> anyhow::Result<Next> {
         let (header, parse): (_, ParseRecord) = match self.layout {
             Layout::LittleEndian => (RECORD_HEADER, parse_pcap_frame),
             Layout::BigEndian => (RECORD_HEADER, parse_pcap_frame_be),
@@ -104,7 +104,7 @@ impl Pcap {
                         record.origlen.max(record.caplen),
                     );
                     let record = window.consume(header + len);
-                    return Ok(Step::Frame(Located {
+                    return Ok(Next::Frame(Located {
                         timestamp_ns,
                         link_type: self.link_type,
                         data: record.start + header..record.end,
@@ -119,7 +119,7 @@ impl Pcap {
                 break;
             }
             if !window.has(window.data().len() + missing)? {
-                return Ok(Step::End { cut: !window.is_empty() });
+                return Ok(Next::End { cut: !window.is_empty() });
             }
         }
         bail!(

@@ -13,7 +13,7 @@ use pcap_parser::{
 };
 
 use super::window::Window;
-use super::{LATEST, Located, MAX_RECORD, Step};
+use super::{LATEST, Located, MAX_RECORD, Next};
 
 /// Block type of the packet block that the enhanced packet block replaced; old captures have it.
 const OLD_PACKET: u32 = 2;
@@ -33,21 +33,21 @@ const MAX_INTERFACES: usize = 65_536;
 const NANO: u8 = 9;
 
 /// What the present section has said so far.
-pub(super) struct PcapNg {
+pub(super) struct PcapNgFormat {
     big_endian: bool,
-    interfaces: Vec<Interface>,
+    interfaces: Vec<CaptureInterface>,
     /// Time of the last frame that had one: simple packets have no clock.
     last_timestamp_ns: u64,
 }
 
-struct Interface {
+struct CaptureInterface {
     link_type: u32,
     /// The longest piece of a packet that is kept, in bytes; 0 is no limit.
     snap_len: u32,
-    clock: Clock,
+    clock: InterfaceClock,
 }
 
-impl PcapNg {
+impl PcapNgFormat {
     pub(super) fn recognise(start: &[u8]) -> bool {
         // The type of a section header reads the same in both byte orders.
         start.starts_with(&SHB_MAGIC.to_le_bytes())
@@ -66,10 +66,10 @@ impl PcapNg {
         Ok(this)
     }
 
-    pub(super) fn next(&mut self, window: &mut Window) -> anyhow::Result<Step> {
+    pub(super) fn next(&mut self, window: &mut Window) -> anyhow::Result<Next> {
         loop {
             let Some((kind, len)) = self.block_header(window)? else {
-                return Ok(Step::End { cut: !window.is_empty() });
+                return Ok(Next::End { cut: !window.is_empty() });
             };
             let block = &window.data()[..len];
             let packet = match kind {
@@ -88,7 +88,7 @@ impl PcapNg {
             if let Some(mut frame) = packet {
                 self.last_timestamp_ns = frame.timestamp_ns;
                 frame.data = block.start + frame.data.start..block.start + frame.data.end;
-                return Ok(Step::Frame(frame));
+                return Ok(Next::Frame(frame));
             }
         }
     }
@@ -172,15 +172,15 @@ impl PcapNg {
             self.interfaces.len() < MAX_INTERFACES,
             "it has more than {MAX_INTERFACES} interfaces in a section"
         );
-        self.interfaces.push(Interface {
+        self.interfaces.push(CaptureInterface {
             link_type: description.linktype.0 as u32,
             snap_len: description.snaplen,
-            clock: Clock::of(&description, self.big_endian),
+            clock: InterfaceClock::of(&description, self.big_endian),
         });
         Ok(())
     }
 
-    fn interface(&self, id: u32) -> anyhow::Result<&Interface> {
+    fn interface(&self, id: u32) -> anyhow::Result<&CaptureInterface> {
         self.interfaces.get(id as usize).with_context(|| {
             format!("it names interface {id}, and {} have been described before it", self.interfaces.len())
         })
@@ -232,7 +232,7 @@ impl PcapNg {
 }
 
 /// How an interface's timestamps become nanoseconds since the Unix epoch.
-struct Clock {
+struct InterfaceClock {
     unit: Unit,
     /// What is added to every timestamp, in nanoseconds.
     offset_ns: i64,
@@ -251,7 +251,7 @@ enum Unit {
     Vanishing,
 }
 
-impl Clock {
+impl InterfaceClock {
     fn of(description: &InterfaceDescriptionBlock<'_>, big_endian: bool) -> Self {
         let offset_s = description
             .options

@@ -22,7 +22,7 @@ use crate::cli::{Format, Parsing, Pcap, Timing};
 use crate::pipeline::Pipeline;
 use crate::record::FlowRecord;
 use crate::sink::{self, table::Extent};
-use crate::source::pcap::{self, Settings, Summary};
+use crate::source::pcap::{self, ReadSettings, Summary};
 use crate::stats::{Account, PipelineCounts};
 
 /// Flows that are finished and scored together: large enough for the model's fixed cost to vanish.
@@ -36,7 +36,7 @@ const FEW: usize = 16;
 const INTERRUPTED: u8 = 130;
 
 /// What a reader sends.
-enum Message {
+enum ReaderMessage {
     Flows(Vec<FlowRecord>),
     End(Box<Summary>),
 }
@@ -56,18 +56,19 @@ pub fn run(args: &Pcap) -> Result<ExitCode> {
     let out = sink::open(&args.output)?;
     let sink = sink::make(args.writing.format, out, set, extent, args.writing.features)?;
     let mut pipeline = Pipeline::new(set, scorer, sink);
-    let reading = Reading { checkpoints: args.checkpoints, ..Reading::new(&args.parsing, &args.timing) };
+    let reading =
+        CaptureOptions { checkpoints: args.checkpoints, ..CaptureOptions::new(&args.parsing, &args.timing) };
     run_through(&args.files, &reading, args.jobs, &mut pipeline)
 }
 
 /// How captures are read, as it was asked for.
-pub struct Reading<'a> {
+pub struct CaptureOptions<'a> {
     parsing: &'a Parsing,
     timing: &'a Timing,
     checkpoints: bool,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> CaptureOptions<'a> {
     /// Flows as they end.
     pub fn new(parsing: &'a Parsing, timing: &'a Timing) -> Self {
         Self { parsing, timing, checkpoints: false }
@@ -80,11 +81,11 @@ impl<'a> Reading<'a> {
 /// The output is wrong.
 pub fn run_through(
     files: &[PathBuf],
-    reading: &Reading<'_>,
+    reading: &CaptureOptions<'_>,
     jobs: Option<u16>,
     pipeline: &mut Pipeline,
 ) -> Result<ExitCode> {
-    let settings = Settings {
+    let settings = ReadSettings {
         timeouts: reading.timing.timeouts(),
         look: reading.parsing.look(),
         context: pipeline.needs_context(),
@@ -130,7 +131,7 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>> {
 /// Takes all captures through all stages.
 fn read_all(
     files: &[PathBuf],
-    settings: &Settings,
+    settings: &ReadSettings,
     jobs: usize,
     stop: &Arc<AtomicBool>,
     pipeline: &mut Pipeline,
@@ -165,9 +166,9 @@ fn read_all(
 /// Reads one capture on a reader's thread.
 fn read(
     file: &Path,
-    settings: &Settings,
+    settings: &ReadSettings,
     stop: &Arc<AtomicBool>,
-    sender: &SyncSender<Message>,
+    sender: &SyncSender<ReaderMessage>,
     progress: &Progress,
 ) {
     let mut batch: Vec<FlowRecord> = Vec::with_capacity(BATCH);
@@ -177,7 +178,7 @@ fn read(
         if batch.len() < BATCH {
             return Ok(());
         }
-        send(Message::Flows(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))))
+        send(ReaderMessage::Flows(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))))
     };
     let mut before = 0;
     let summary = if stop.load(Ordering::Relaxed) {
@@ -190,16 +191,16 @@ fn read(
     };
     // Failures here mean that the writer has failed, and says so itself.
     if let Ok(summary) = summary
-        && send(Message::Flows(batch)).is_ok()
+        && send(ReaderMessage::Flows(batch)).is_ok()
     {
-        let _ = send(Message::End(Box::new(summary)));
+        let _ = send(ReaderMessage::End(Box::new(summary)));
     }
 }
 
 /// Finishes, scores and writes the flows of one capture.
 fn write(
     file: &Path,
-    receiver: Receiver<Message>,
+    receiver: Receiver<ReaderMessage>,
     pipeline: &mut Pipeline,
     found: &mut Found,
     files: usize,
@@ -207,10 +208,10 @@ fn write(
     let name = file.display().to_string();
     for message in receiver {
         match message {
-            Message::Flows(flows) => {
+            ReaderMessage::Flows(flows) => {
                 pipeline.process(&flows, |_| Some(&name))?;
             }
-            Message::End(summary) => {
+            ReaderMessage::End(summary) => {
                 found.take(file, *summary, files <= FEW);
                 return Ok(());
             }

@@ -2,16 +2,17 @@
 
 use std::fmt::Write as _;
 
-use super::plot::{Axis, Line, Mark, escape, plot};
+use super::curves;
+use super::plot::{Axis, PlotLine, PlotMark, escape, plot};
+use super::report::{BARS, EvaluationReport, GroupReport};
 use super::text::{Share, percent};
-use super::{BARS, GroupReport, Report, curves};
 
 const STYLE: &str = include_str!("report.css");
 /// Least false positive rate on the logarithmic axis.
 const LEAST: f64 = 1e-4;
 
 /// The page.
-pub fn page(report: &Report) -> String {
+pub fn page(report: &EvaluationReport) -> String {
     let mut page = String::new();
     let model = report.model.as_deref().unwrap_or("an unnamed model");
     let malicious: usize = report.groups.iter().filter(|g| g.malicious).map(|g| g.flows).sum();
@@ -37,7 +38,7 @@ pub fn page(report: &Report) -> String {
     page
 }
 
-fn figures(page: &mut String, report: &Report) {
+fn figures(page: &mut String, report: &EvaluationReport) {
     let base = format!("precision, if {} of flows are malicious", percent(report.base_rate));
     let mut shown: Vec<(&str, Option<f64>)> = vec![
         ("malicious flows called malicious (TPR)", report.macro_means.tpr),
@@ -65,122 +66,132 @@ fn card(page: &mut String, title: &str, what: &str, plot: &str) {
     );
 }
 
-fn curves_of(page: &mut String, report: &Report) {
-    let said = |p: &curves::Operating| {
-        let from = if p.threshold.is_finite() {
-            format!("from score {:.4}", p.threshold)
-        } else {
-            "none".to_owned()
-        };
-        format!("{from}: TPR {:.4}, FPR {:.5}", p.tpr, p.fpr)
-    };
-    let roc: Vec<_> = report.roc.iter().map(|p| (p.fpr, p.tpr, said(p))).collect();
-    let as_given = report.macro_means.tpr.zip(report.macro_means.fpr);
-    let marks = |of: &dyn Fn(f64, f64) -> Option<(f64, f64)>| -> Vec<Mark> {
-        let mark = as_given.and_then(|(tpr, fpr)| {
-            Some(Mark { at: of(tpr, fpr)?, title: format!("verdicts as given: TPR {tpr:.3}, FPR {fpr:.4}") })
-        });
-        mark.into_iter().collect()
-    };
-    let line = |name: &str, class, points, steps| Line { name: name.to_owned(), class, points, steps };
-    if !roc.is_empty() {
-        let chance = vec![(0.0, 0.0, "no better than chance".to_owned()), (1.0, 1.0, String::new())];
-        let lines = [line("chance", 'e', chance, false), line("by score", 'a', roc.clone(), false)];
-        let (x, y) =
-            (Axis::share("benign flows called malicious (FPR)"), Axis::share("malicious flows found (TPR)"));
-        let area = Share(report.roc_auc);
-        card(
-            page,
-            "ROC curve",
-            &format!(
-                "Each threshold of the score; the area below is {area}. Flows unlike the training are unknown whatever their score, so that the verdicts may lie below the curve."
-            ),
-            &plot("ROC curve", x, y, &lines, &marks(&|tpr, fpr| Some((fpr, tpr)))),
-        );
-        let x = Axis { from: LEAST, logarithmic: true, ..x };
-        card(
-            page,
-            "The left edge, which decides",
-            "The same by factors of ten: at a million flows a day, an FPR of 0.1% is a thousand false alarms.",
-            &plot(
-                "ROC curve, logarithmic",
-                x,
-                y,
-                &[line("by score", 'a', roc, false)],
-                &marks(&|tpr, fpr| Some((fpr, tpr))),
-            ),
-        );
-        let precision = |tpr, fpr| curves::precision(tpr, fpr, report.base_rate);
-        let points = report.roc.iter().filter_map(|p| {
-            let precision = precision(p.tpr, p.fpr)?;
-            Some((p.tpr, precision, format!("{}, precision {precision:.4}", said(p))))
-        });
-        card(
-            page,
+fn curves_of(page: &mut String, report: &EvaluationReport) {
+    if !report.roc.is_empty() {
+        roc(page, report);
+        precision_and_recall(page, report);
+    }
+    traffic_reduction(page, report);
+    histograms(page, report);
+}
+
+fn line(name: &str, class: char, points: Vec<(f64, f64, String)>, steps: bool) -> PlotLine {
+    PlotLine { name: name.to_owned(), class, points, steps }
+}
+
+/// A point of a curve, in words.
+fn said(p: &curves::Operating) -> String {
+    let from =
+        if p.threshold.is_finite() { format!("from score {:.4}", p.threshold) } else { "none".to_owned() };
+    format!("{from}: TPR {:.4}, FPR {:.5}", p.tpr, p.fpr)
+}
+
+/// The verdicts as given, where `of` puts their TPR and FPR.
+fn as_given(report: &EvaluationReport, of: impl Fn(f64, f64) -> Option<(f64, f64)>) -> Vec<PlotMark> {
+    let mark = report.macro_means.tpr.zip(report.macro_means.fpr).and_then(|(tpr, fpr)| {
+        Some(PlotMark { at: of(tpr, fpr)?, title: format!("verdicts as given: TPR {tpr:.3}, FPR {fpr:.4}") })
+    });
+    mark.into_iter().collect()
+}
+
+fn roc(page: &mut String, report: &EvaluationReport) {
+    let points: Vec<_> = report.roc.iter().map(|p| (p.fpr, p.tpr, said(p))).collect();
+    let marks = as_given(report, |tpr, fpr| Some((fpr, tpr)));
+    let chance = vec![(0.0, 0.0, "no better than chance".to_owned()), (1.0, 1.0, String::new())];
+    let lines = [line("chance", 'e', chance, false), line("by score", 'a', points.clone(), false)];
+    let x = Axis::share("benign flows called malicious (FPR)");
+    let y = Axis::share("malicious flows found (TPR)");
+    let area = Share(report.roc_auc);
+    card(
+        page,
+        "ROC curve",
+        &format!(
+            "Each threshold of the score; the area below is {area}. Flows unlike the training are unknown whatever their score, so that the verdicts may lie below the curve."
+        ),
+        &plot("ROC curve", x, y, &lines, &marks),
+    );
+    let x = Axis { from: LEAST, logarithmic: true, ..x };
+    card(
+        page,
+        "The left edge, which decides",
+        "The same by factors of ten: at a million flows a day, an FPR of 0.1% is a thousand false alarms.",
+        &plot("ROC curve, logarithmic", x, y, &[line("by score", 'a', points, false)], &marks),
+    );
+}
+
+fn precision_and_recall(page: &mut String, report: &EvaluationReport) {
+    let precision = |tpr, fpr| curves::precision(tpr, fpr, report.base_rate);
+    let points = report.roc.iter().filter_map(|p| {
+        let precision = precision(p.tpr, p.fpr)?;
+        Some((p.tpr, precision, format!("{}, precision {precision:.4}", said(p))))
+    });
+    let least = 10_f64.powf(report.base_rate.log10().floor());
+    card(
+        page,
+        "Precision and recall",
+        &format!(
+            "Of what is called malicious, how much is, where {} of flows are malicious, by factors of ten; the area is {}.",
+            percent(report.base_rate),
+            Share(report.average_precision)
+        ),
+        &plot(
             "Precision and recall",
-            &format!(
-                "Of what is called malicious, how much is, where {} of flows are malicious, by factors of ten; the area is {}.",
-                percent(report.base_rate),
-                Share(report.average_precision)
-            ),
-            &plot(
-                "Precision and recall",
-                Axis::share("malicious flows found (recall, TPR)"),
-                Axis {
-                    from: 10_f64.powf(report.base_rate.log10().floor()),
-                    logarithmic: true,
-                    ..Axis::share("precision")
-                },
-                &[line("by score", 'a', points.collect(), false)],
-                &marks(&|tpr, fpr| Some((tpr, precision(tpr, fpr)?))),
-            ),
-        );
-    }
-    if let Some(spared) = &report.spared {
-        let of = |name: &str, class, value: fn(&curves::Reduction) -> f64| {
-            let points = spared.curve.iter().map(|r| {
-                let said = format!(
-                    "below score {:.4}: {:.3} of benign {name} spared, {:.4} of malicious flows missed",
-                    r.threshold,
-                    value(r),
-                    r.missed
-                );
-                (r.missed, value(r), said)
-            });
-            line(name, class, points.collect(), true)
-        };
-        let lines =
-            [of("flows", 'd', |r| r.flows), of("packets", 'a', |r| r.packets), of("bytes", 'b', |r| r.bytes)];
-        let judged = spared.as_judged;
-        let marks = [Mark {
-            at: (judged.missed, judged.bytes),
-            title: format!(
-                "verdicts as given: {:.3} of benign bytes spared, {:.4} of malicious flows missed",
-                judged.bytes, judged.missed
-            ),
-        }];
-        let counted = match spared.by_checkpoints {
-            true => {
-                "Of each flow counts what came after a verdict while it lived; it is missed as soon as one of its packets is spared."
-            }
-            false => "Flows count whole.",
-        };
-        card(
-            page,
+            Axis::share("malicious flows found (recall, TPR)"),
+            Axis { from: least, logarithmic: true, ..Axis::share("precision") },
+            &[line("by score", 'a', points.collect(), false)],
+            &as_given(report, |tpr, fpr| Some((tpr, precision(tpr, fpr)?))),
+        ),
+    );
+}
+
+fn traffic_reduction(page: &mut String, report: &EvaluationReport) {
+    let Some(spared) = &report.spared else { return };
+    let of = |name: &str, class, value: fn(&curves::Reduction) -> f64| {
+        let points = spared.curve.iter().map(|r| {
+            let said = format!(
+                "below score {:.4}: {:.3} of benign {name} spared, {:.4} of malicious flows missed",
+                r.threshold,
+                value(r),
+                r.missed
+            );
+            (r.missed, value(r), said)
+        });
+        line(name, class, points.collect(), true)
+    };
+    let lines =
+        [of("flows", 'd', |r| r.flows), of("packets", 'a', |r| r.packets), of("bytes", 'b', |r| r.bytes)];
+    let judged = spared.as_judged;
+    let marks = [PlotMark {
+        at: (judged.missed, judged.bytes),
+        title: format!(
+            "verdicts as given: {:.3} of benign bytes spared, {:.4} of malicious flows missed",
+            judged.bytes, judged.missed
+        ),
+    }];
+    let counted = match spared.by_checkpoints {
+        true => {
+            "Of each flow counts what came after a verdict while it lived; it is missed as soon as one of its packets is spared."
+        }
+        false => "Flows count whole.",
+    };
+    card(
+        page,
+        "Traffic reduction",
+        &format!(
+            "What benign traffic need not go on to a deeper look, against the malicious flows that it would not see, over the \
+             benign threshold. {counted}"
+        ),
+        &plot(
             "Traffic reduction",
-            &format!(
-                "What benign traffic need not go on to a deeper look, against the malicious flows that it would not see, over the \
-                 benign threshold. {counted}"
-            ),
-            &plot(
-                "Traffic reduction",
-                Axis::share("malicious flows missed"),
-                Axis::share("benign traffic spared"),
-                &lines,
-                &marks,
-            ),
-        );
-    }
+            Axis::share("malicious flows missed"),
+            Axis::share("benign traffic spared"),
+            &lines,
+            &marks,
+        ),
+    );
+}
+
+fn histograms(page: &mut String, report: &EvaluationReport) {
     let bars = |name: &str, class, bars: &[f64]| {
         let step = |i: usize| i as f64 / BARS as f64;
         let mut points: Vec<_> = (0..bars.len())
@@ -192,10 +203,9 @@ fn curves_of(page: &mut String, report: &Report) {
         points.push((1.0, bars.last().copied().unwrap_or(0.0), String::new()));
         line(name, class, points, true)
     };
-    let lines =
-        [bars("benign", 'b', &report.histogram.benign), bars("malicious", 'c', &report.histogram.malicious)];
-    let most =
-        report.histogram.benign.iter().chain(&report.histogram.malicious).fold(0.05_f64, |a, b| a.max(*b));
+    let histogram = &report.histogram;
+    let lines = [bars("benign", 'b', &histogram.benign), bars("malicious", 'c', &histogram.malicious)];
+    let most = histogram.benign.iter().chain(&histogram.malicious).fold(0.05_f64, |a, b| a.max(*b));
     let y = Axis { to: (most * 20.0).ceil() / 20.0, ..Axis::share("share of flows") };
     card(
         page,
@@ -205,7 +215,7 @@ fn curves_of(page: &mut String, report: &Report) {
     );
 }
 
-fn limits(page: &mut String, report: &Report) {
+fn limits(page: &mut String, report: &EvaluationReport) {
     if report.at_fpr.is_empty() {
         return;
     }
@@ -257,7 +267,7 @@ fn groups(page: &mut String, groups: &[GroupReport]) {
     page.push_str("</table></section>");
 }
 
-fn left_out(page: &mut String, report: &Report) {
+fn left_out(page: &mut String, report: &EvaluationReport) {
     let list: Vec<String> =
         report.left_out.list().iter().map(|(reason, number)| format!("{number} {reason}")).collect();
     if !list.is_empty() {

@@ -51,7 +51,7 @@ impl Axis {
 }
 
 /// A line.
-pub struct Line {
+pub struct PlotLine {
     /// Name in the legend.
     pub name: String,
     /// Class of its colour: a, b, c or d.
@@ -63,58 +63,73 @@ pub struct Line {
 }
 
 /// A point that stands out.
-pub struct Mark {
+pub struct PlotMark {
     /// Where.
     pub at: (f64, f64),
     /// What it says.
     pub title: String,
 }
 
-/// A plot as SVG, with its legend.
-pub fn plot(title: &str, x: Axis, y: Axis, lines: &[Line], marks: &[Mark]) -> String {
-    let [left, right, top, bottom] = MARGINS;
-    let (inner_width, inner_height) = (WIDTH - left - right, HEIGHT - top - bottom);
-    let px = |value: f64| left + x.place(value) * inner_width;
-    let py = |value: f64| top + (1.0 - y.place(value)) * inner_height;
-    let mut svg = String::new();
-    // Writing to a String cannot fail, here and below.
-    let _ =
-        write!(svg, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(title));
-    for tick in x.ticks() {
-        let at = px(tick);
+/// Where values lie in a plot's own units.
+#[derive(Clone, Copy)]
+struct Canvas {
+    x: Axis,
+    y: Axis,
+}
+
+impl Canvas {
+    const LEFT: f64 = MARGINS[0];
+    const TOP: f64 = MARGINS[2];
+    const INNER_WIDTH: f64 = WIDTH - MARGINS[0] - MARGINS[1];
+    const INNER_HEIGHT: f64 = HEIGHT - MARGINS[2] - MARGINS[3];
+
+    fn px(self, value: f64) -> f64 {
+        Self::LEFT + self.x.place(value) * Self::INNER_WIDTH
+    }
+
+    fn py(self, value: f64) -> f64 {
+        Self::TOP + (1.0 - self.y.place(value)) * Self::INNER_HEIGHT
+    }
+
+    fn axes(self, svg: &mut String) {
+        let (left, top) = (Self::LEFT, Self::TOP);
+        for tick in self.x.ticks() {
+            let at = self.px(tick);
+            let _ = write!(
+                svg,
+                "<path class=\"grid\" d=\"M{at:.1} {top}V{:.1}\"/><text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+                top + Self::INNER_HEIGHT,
+                top + Self::INNER_HEIGHT + 17.0,
+                percent(tick)
+            );
+        }
+        for tick in self.y.ticks() {
+            let at = self.py(tick);
+            let _ = write!(
+                svg,
+                "<path class=\"grid\" d=\"M{left} {at:.1}H{:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+                left + Self::INNER_WIDTH,
+                left - 7.0,
+                at + 4.0,
+                percent(tick)
+            );
+        }
         let _ = write!(
             svg,
-            "<path class=\"grid\" d=\"M{at:.1} {top}V{:.1}\"/><text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-            top + inner_height,
-            top + inner_height + 17.0,
-            percent(tick)
+            "<text class=\"label\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
+             <text class=\"label\" transform=\"translate(13 {:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+            left + Self::INNER_WIDTH / 2.0,
+            HEIGHT - 8.0,
+            escape(self.x.label),
+            top + Self::INNER_HEIGHT / 2.0,
+            escape(self.y.label)
         );
     }
-    for tick in y.ticks() {
-        let at = py(tick);
-        let _ = write!(
-            svg,
-            "<path class=\"grid\" d=\"M{left} {at:.1}H{:.1}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            left + inner_width,
-            left - 7.0,
-            at + 4.0,
-            percent(tick)
-        );
-    }
-    let _ = write!(
-        svg,
-        "<text class=\"label\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\
-         <text class=\"label\" transform=\"translate(13 {:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
-        left + inner_width / 2.0,
-        HEIGHT - 8.0,
-        escape(x.label),
-        top + inner_height / 2.0,
-        escape(y.label)
-    );
-    for line in lines {
+
+    fn line(self, svg: &mut String, line: &PlotLine) {
         let mut path = String::new();
         for (i, (vx, vy, _)) in line.points.iter().enumerate() {
-            let (at_x, at_y) = (px(*vx), py(*vy));
+            let (at_x, at_y) = (self.px(*vx), self.py(*vy));
             let _ = match (i, line.steps) {
                 (0, _) => write!(path, "M{at_x:.1} {at_y:.1}"),
                 (_, true) => write!(path, "H{at_x:.1}V{at_y:.1}"),
@@ -123,12 +138,15 @@ pub fn plot(title: &str, x: Axis, y: Axis, lines: &[Line], marks: &[Mark]) -> St
         }
         let _ = write!(svg, "<path class=\"line {}\" d=\"{path}\"/>", line.class);
     }
-    // After all lines, so that none lies over what answers to the pointer.
-    for line in lines {
+
+    /// Circles without colour over a line's points, which say something under the pointer.
+    fn hover(self, svg: &mut String, line: &PlotLine) {
         let mut last = (f64::NEG_INFINITY, 0.0);
         for (vx, vy, title) in &line.points {
-            let at = (px(*vx), py(*vy));
-            if (at.0 - last.0).hypot(at.1 - last.1) >= HOVER_APART {
+            let at = (self.px(*vx), self.py(*vy));
+            // Not f64::hypot: its symbol in the C library is one of glibc 2.35, and all else needs 2.34 at most.
+            let (apart_x, apart_y) = (at.0 - last.0, at.1 - last.1);
+            if (apart_x * apart_x + apart_y * apart_y).sqrt() >= HOVER_APART {
                 last = at;
                 let _ = write!(
                     svg,
@@ -141,12 +159,29 @@ pub fn plot(title: &str, x: Axis, y: Axis, lines: &[Line], marks: &[Mark]) -> St
             }
         }
     }
-    for Mark { at, title } in marks {
+}
+
+/// A plot as SVG, with its legend.
+pub fn plot(title: &str, x: Axis, y: Axis, lines: &[PlotLine], marks: &[PlotMark]) -> String {
+    let canvas = Canvas { x, y };
+    let mut svg = String::new();
+    // Writing to a String cannot fail, here and above.
+    let _ =
+        write!(svg, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(title));
+    canvas.axes(&mut svg);
+    for line in lines {
+        canvas.line(&mut svg, line);
+    }
+    // After all lines, so that none lies over what answers to the pointer.
+    for line in lines {
+        canvas.hover(&mut svg, line);
+    }
+    for PlotMark { at, title } in marks {
         let _ = write!(
             svg,
             "<circle class=\"mark\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"5.5\"><title>{}</title></circle>",
-            px(at.0),
-            py(at.1),
+            canvas.px(at.0),
+            canvas.py(at.1),
             escape(title)
         );
     }

@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::{LeftOut, Rates, Report};
+use super::report::{EvaluationReport, GroupReport, LeftOut, Rates};
 
 /// Writes a report as text.
-pub struct Text<'a>(pub &'a Report);
+pub struct Text<'a>(pub &'a EvaluationReport);
 
 /// A share with three digits, or a dash.
 pub struct Share(pub Option<f64>);
@@ -43,86 +43,9 @@ impl LeftOut {
 
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Report { groups, macro_means, pooled, .. } = self.0;
-        let width = |of: fn(&super::GroupReport) -> &str| {
-            groups.iter().map(|g| of(g).chars().count().min(34)).max().unwrap_or(0).max(8)
-        };
-        let (sources, categories) = (width(|g| &g.source), width(|g| &g.category));
-        writeln!(
-            f,
-            "{:sources$} {:categories$} {:9} {:>8} {:>9} {:>8} {:>8}",
-            "source", "category", "truth", "flows", "malicious", "unknown", "benign"
-        )?;
-        for g in groups {
-            let truth = if g.malicious { "malicious" } else { "benign" };
-            writeln!(
-                f,
-                "{:sources$} {:categories$} {truth:9} {:8} {:9.3} {:8.3} {:8.3}",
-                shortened(&g.source),
-                shortened(&g.category),
-                g.flows,
-                g.flagged,
-                g.unknown,
-                g.cleared
-            )?;
-        }
-        writeln!(f, "\n{:45} {:>12} {:>12}", "", "mean of", "all flows")?;
-        writeln!(f, "{:45} {:>12} {:>12}", "", "groups", "alike")?;
-        let base = format!("precision, {} of flows malicious", percent(self.0.base_rate));
-        type Cell = fn(&Rates) -> Option<f64>;
-        let rows: [(&str, Cell); 4] = [
-            ("malicious flows called malicious (TPR)", |r| r.tpr),
-            ("benign flows called malicious (FPR)", |r| r.fpr),
-            (&base, |r| r.precision),
-            ("malicious flows called benign", |r| r.missed),
-        ];
-        for (name, of) in rows {
-            writeln!(f, "{name:45} {:>12} {:>12}", Share(of(macro_means)), Share(of(pooled)))?;
-        }
-        if let (Some(one), Some(other)) = (&self.0.spared, &self.0.spared_pooled) {
-            let late = [one.seen_too_late, other.seen_too_late];
-            let (one, other) = (one.as_judged, other.as_judged);
-            let mut line = |name: &str, one, other| writeln!(f, "{name:45} {one:12.3} {other:12.3}");
-            if self.0.spared.as_ref().is_some_and(|spared| spared.by_checkpoints) {
-                line("benign bytes that a pre-filter spares", one.bytes, other.bytes)?;
-                line("benign packets that it spares", one.packets, other.packets)?;
-                line("malicious flows of which it spares a packet", one.missed, other.missed)?;
-                let [one, other] = late.map(Share);
-                writeln!(f, "{:45} {one:>12} {other:>12}", "  of those called malicious in the end")?;
-            } else {
-                line("benign bytes called benign", one.bytes, other.bytes)?;
-                line("benign packets called benign", one.packets, other.packets)?;
-            }
-        }
-        writeln!(f, "{:45} {:>12}", "area under the ROC curve", Share(self.0.roc_auc))?;
-        if !self.0.at_fpr.is_empty() {
-            writeln!(f, "\nWhat thresholds could do, chosen on these very scores (groups alike):")?;
-            for at in &self.0.at_fpr {
-                writeln!(
-                    f,
-                    "  FPR at most {:6}  TPR {:.3}  from score {:.4}  precision {}",
-                    percent(at.fpr),
-                    at.tpr,
-                    at.threshold,
-                    Share(at.precision)
-                )?;
-            }
-        }
-        let both = [(&self.0.spared, "groups alike"), (&self.0.spared_pooled, "all flows alike")];
-        for (spared, weighed) in both.iter().filter_map(|(spared, name)| Some((spared.as_ref()?, name))) {
-            writeln!(f, "What need not be looked at deeper, likewise ({weighed}):")?;
-            for (limit, at) in &spared.at_missed {
-                writeln!(
-                    f,
-                    "  missed at most {:6}  benign bytes {:.3}  packets {:.3}  flows {:.3}  below score {:.4}",
-                    percent(*limit),
-                    at.bytes,
-                    at.packets,
-                    at.flows,
-                    at.threshold
-                )?;
-            }
-        }
+        groups(f, &self.0.groups)?;
+        means(f, self.0)?;
+        thresholds(f, self.0)?;
         write!(f, "\n{} flows", self.0.flows)?;
         if let Some(model) = &self.0.model {
             write!(f, ", judged by {model}")?;
@@ -132,6 +55,100 @@ impl Display for Text<'_> {
         }
         writeln!(f)
     }
+}
+
+/// A line for each group.
+fn groups(f: &mut Formatter<'_>, groups: &[GroupReport]) -> fmt::Result {
+    let width = |of: fn(&GroupReport) -> &str| {
+        groups.iter().map(|g| of(g).chars().count().min(34)).max().unwrap_or(0).max(8)
+    };
+    let (sources, categories) = (width(|g| &g.source), width(|g| &g.category));
+    writeln!(
+        f,
+        "{:sources$} {:categories$} {:9} {:>8} {:>9} {:>8} {:>8}",
+        "source", "category", "truth", "flows", "malicious", "unknown", "benign"
+    )?;
+    for g in groups {
+        let truth = if g.malicious { "malicious" } else { "benign" };
+        writeln!(
+            f,
+            "{:sources$} {:categories$} {truth:9} {:8} {:9.3} {:8.3} {:8.3}",
+            shortened(&g.source),
+            shortened(&g.category),
+            g.flows,
+            g.flagged,
+            g.unknown,
+            g.cleared
+        )?;
+    }
+    Ok(())
+}
+
+/// Figures at the verdicts as given: means of groups beside those over all flows alike.
+fn means(f: &mut Formatter<'_>, report: &EvaluationReport) -> fmt::Result {
+    writeln!(f, "\n{:45} {:>12} {:>12}", "", "mean of", "all flows")?;
+    writeln!(f, "{:45} {:>12} {:>12}", "", "groups", "alike")?;
+    let base = format!("precision, {} of flows malicious", percent(report.base_rate));
+    type RateOf = fn(&Rates) -> Option<f64>;
+    let rows: [(&str, RateOf); 4] = [
+        ("malicious flows called malicious (TPR)", |r| r.tpr),
+        ("benign flows called malicious (FPR)", |r| r.fpr),
+        (&base, |r| r.precision),
+        ("malicious flows called benign", |r| r.missed),
+    ];
+    for (name, of) in rows {
+        let (mean, pooled) = (of(&report.macro_means), of(&report.pooled));
+        writeln!(f, "{name:45} {:>12} {:>12}", Share(mean), Share(pooled))?;
+    }
+    if let (Some(mean), Some(pooled)) = (&report.spared, &report.spared_pooled) {
+        let late = [mean.seen_too_late, pooled.seen_too_late];
+        let (one, other) = (mean.as_judged, pooled.as_judged);
+        let mut line = |name: &str, one, other| writeln!(f, "{name:45} {one:12.3} {other:12.3}");
+        if mean.by_checkpoints {
+            line("benign bytes that a pre-filter spares", one.bytes, other.bytes)?;
+            line("benign packets that it spares", one.packets, other.packets)?;
+            line("malicious flows of which it spares a packet", one.missed, other.missed)?;
+            let [one, other] = late.map(Share);
+            writeln!(f, "{:45} {one:>12} {other:>12}", "  of those called malicious in the end")?;
+        } else {
+            line("benign bytes called benign", one.bytes, other.bytes)?;
+            line("benign packets called benign", one.packets, other.packets)?;
+        }
+    }
+    writeln!(f, "{:45} {:>12}", "area under the ROC curve", Share(report.roc_auc))
+}
+
+/// What other thresholds could do.
+fn thresholds(f: &mut Formatter<'_>, report: &EvaluationReport) -> fmt::Result {
+    if !report.at_fpr.is_empty() {
+        writeln!(f, "\nWhat thresholds could do, chosen on these very scores (groups alike):")?;
+        for at in &report.at_fpr {
+            writeln!(
+                f,
+                "  FPR at most {:6}  TPR {:.3}  from score {:.4}  precision {}",
+                percent(at.fpr),
+                at.tpr,
+                at.threshold,
+                Share(at.precision)
+            )?;
+        }
+    }
+    let both = [(&report.spared, "groups alike"), (&report.spared_pooled, "all flows alike")];
+    for (spared, weighed) in both.iter().filter_map(|(spared, name)| Some((spared.as_ref()?, name))) {
+        writeln!(f, "What need not be looked at deeper, likewise ({weighed}):")?;
+        for (limit, at) in &spared.at_missed {
+            writeln!(
+                f,
+                "  missed at most {:6}  benign bytes {:.3}  packets {:.3}  flows {:.3}  below score {:.4}",
+                percent(*limit),
+                at.bytes,
+                at.packets,
+                at.flows,
+                at.threshold
+            )?;
+        }
+    }
+    Ok(())
 }
 
 fn shortened(text: &str) -> String {

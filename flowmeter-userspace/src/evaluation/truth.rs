@@ -20,7 +20,7 @@ const TIMES: [&str; 2] = ["since", "until"];
 
 /// What is known about a flow.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Known {
+pub struct KnownLabel {
     /// Malicious or benign; None if it is to be left out.
     pub malicious: Option<bool>,
     /// Network, collection or day that the flow is of.
@@ -51,7 +51,7 @@ struct Statement {
     /// Nanoseconds since the Unix epoch.
     since: Option<i128>,
     until: Option<i128>,
-    known: Known,
+    known: KnownLabel,
     line: u64,
 }
 
@@ -115,7 +115,7 @@ impl Truth {
                 .enumerate()
                 .filter_map(|(i, column)| cell(*column).map(|text| (i, text.to_owned())))
                 .unzip();
-            let known = Known {
+            let known = KnownLabel {
                 malicious,
                 source: cell(source)
                     .map_or_else(|| cell(fields[OBSERVED]).unwrap_or("all").to_owned(), str::to_owned),
@@ -159,7 +159,7 @@ impl Truth {
     }
 
     /// What is known about a flow: of the rows that mean it, the one that names most fields; of those the first.
-    pub fn of(&self, row: &dyn Row) -> Option<&Known> {
+    pub fn of(&self, row: &dyn Row) -> Option<&KnownLabel> {
         let fields = FIELDS.map(|name| row.text(name));
         let time = self.timed.then(|| row.text("timestamp").and_then(|text| instant(&text).ok())).flatten();
         self.levels.iter().find_map(|level| {
@@ -203,9 +203,9 @@ fn instant(text: &str) -> Result<i128> {
 mod tests {
     use super::*;
 
-    struct Flow(&'static [(&'static str, &'static str)]);
+    struct TestFlow(&'static [(&'static str, &'static str)]);
 
-    impl Row for Flow {
+    impl Row for TestFlow {
         fn text(&self, column: &str) -> Option<Cow<'_, str>> {
             self.0.iter().find(|(name, _)| *name == column).map(|(_, text)| Cow::Borrowed(*text))
         }
@@ -216,7 +216,7 @@ mod tests {
     }
 
     fn malicious(truth: &Truth, flow: &'static [(&'static str, &'static str)]) -> Option<bool> {
-        truth.of(&Flow(flow)).and_then(|known| known.malicious)
+        truth.of(&TestFlow(flow)).and_then(|known| known.malicious)
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(malicious(&truth, &[("observed", "/data/day.pcap"), ("src_ip", "10.0.0.1")]), Some(false));
         assert_eq!(malicious(&truth, &[("observed", "/data/day.pcap"), ("src_ip", "10.0.0.9")]), Some(true));
         assert_eq!(malicious(&truth, &[("src_ip", "10.0.0.9"), ("dst_port", "53")]), Some(false));
-        assert_eq!(truth.of(&Flow(&[("observed", "other.pcap")])), None);
+        assert_eq!(truth.of(&TestFlow(&[("observed", "other.pcap")])), None);
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
         let truth = truth("observed,label\nb/day.pcap,1\nday.pcap,0\n");
         assert_eq!(malicious(&truth, &[("observed", "/a/b/day.pcap")]), Some(true));
         assert_eq!(malicious(&truth, &[("observed", "/a/c/day.pcap")]), Some(false));
-        assert_eq!(truth.of(&Flow(&[("observed", "/a/monday.pcap")])), None);
+        assert_eq!(truth.of(&TestFlow(&[("observed", "/a/monday.pcap")])), None);
     }
 
     #[test]

@@ -133,8 +133,8 @@ impl FeatureSet {
     }
 
     /// What each column is, in order.
-    pub fn reference(&self) -> Vec<Reference> {
-        let identity = self.identity.iter().map(|c| Reference {
+    pub fn reference(&self) -> Vec<ColumnReference> {
+        let identity = self.identity.iter().map(|c| ColumnReference {
             role: "identity",
             name: c.name,
             kind: c.kind.name(),
@@ -142,7 +142,7 @@ impl FeatureSet {
             definition: c.definition,
             undefined: c.undefined,
         });
-        let features = self.features().map(|f| Reference {
+        let features = self.features().map(|f| ColumnReference {
             role: "feature",
             name: f.name,
             kind: if f.kind == Kind::Integer { "integer" } else { "real" },
@@ -165,7 +165,8 @@ impl FeatureSet {
             self.identity.len(),
             columns.len() - self.identity.len(),
         );
-        for (i, Reference { name, kind, unit, definition, undefined, .. }) in columns.iter().enumerate() {
+        for (i, ColumnReference { name, kind, unit, definition, undefined, .. }) in columns.iter().enumerate()
+        {
             // Writing to a String cannot fail.
             let _ = writeln!(page, "| {} | `{name}` | {kind} | {unit} | {definition} | {undefined} |", i + 1);
         }
@@ -175,7 +176,7 @@ impl FeatureSet {
 
 /// What a column of a set is.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Reference {
+pub struct ColumnReference {
     /// `identity`: says which flow it is; `feature`: a model may take it.
     pub role: &'static str,
     /// Column name.

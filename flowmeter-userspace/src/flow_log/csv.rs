@@ -9,12 +9,12 @@ use anyhow::{Context as _, Result, bail};
 use super::{Reading, Row};
 
 /// A row, and where each column is.
-struct Line<'a> {
+struct CsvRow<'a> {
     columns: &'a HashMap<String, usize>,
     cells: &'a csv::StringRecord,
 }
 
-impl Row for Line<'_> {
+impl Row for CsvRow<'_> {
     fn text(&self, column: &str) -> Option<Cow<'_, str>> {
         let cell = self.cells.get(*self.columns.get(column)?)?;
         (!cell.is_empty()).then_some(Cow::Borrowed(cell))
@@ -37,7 +37,7 @@ pub fn read(
             Ok(false) => return Ok(()),
             Ok(true) => {
                 reading.rows += 1;
-                take(&Line { columns: &columns, cells: &cells })?;
+                take(&CsvRow { columns: &columns, cells: &cells })?;
             }
             Err(problem) if problem.is_io_error() => bail!("cannot read {name}: {problem}"),
             Err(problem) => reading.damage(name, &problem),

@@ -9,9 +9,9 @@ use serde_json::{Map, Value};
 use super::{Reading, Row};
 
 /// An object of the log.
-struct Line(Map<String, Value>);
+struct JsonRow(Map<String, Value>);
 
-impl Row for Line {
+impl Row for JsonRow {
     fn text(&self, column: &str) -> Option<Cow<'_, str>> {
         match self.0.get(column)? {
             Value::Null => None,
@@ -48,7 +48,7 @@ pub fn read(
         match serde_json::from_slice(&line) {
             Ok(object) => {
                 reading.rows += 1;
-                take(&Line(object))?;
+                take(&JsonRow(object))?;
             }
             Err(problem) => reading.damage(&format!("{name}, line {number}"), &problem),
         }

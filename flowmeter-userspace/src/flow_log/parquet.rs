@@ -18,19 +18,19 @@ use super::{Reading, Row};
 use crate::sink::timestamp;
 
 /// A row of a batch.
-struct Line<'a> {
+struct ParquetRow<'a> {
     batch: &'a RecordBatch,
     row: usize,
 }
 
-impl Line<'_> {
+impl ParquetRow<'_> {
     fn column(&self, name: &str) -> Option<&dyn Array> {
         let column = self.batch.column_by_name(name)?.as_ref();
         (!column.is_null(self.row)).then_some(column)
     }
 }
 
-impl Row for Line<'_> {
+impl Row for ParquetRow<'_> {
     fn text(&self, name: &str) -> Option<Cow<'_, str>> {
         let (column, row) = (self.column(name)?, self.row);
         let text = match column.data_type() {
@@ -76,7 +76,7 @@ pub fn read(path: &Path, reading: &mut Reading, take: &mut dyn FnMut(&dyn Row) -
         let batch = batch.with_context(|| format!("cannot read {}", path.display()))?;
         for row in 0..batch.num_rows() {
             reading.rows += 1;
-            take(&Line { batch: &batch, row })?;
+            take(&ParquetRow { batch: &batch, row })?;
         }
     }
     Ok(())

@@ -142,14 +142,7 @@ impl Contract {
         } else {
             None
         };
-        let classes = json::<Vec<String>>(get, "classes").and_then(|classes| {
-            ensure!(
-                classes == ["benign", "malicious"],
-                "flowmeter.classes is {classes:?}; it must be [\"benign\", \"malicious\"]"
-            );
-            Ok(())
-        });
-        let classes = keep(classes, "classes", &mut note, |()| "benign, malicious".to_owned());
+        let classes = keep(classes(get), "classes", &mut note, |()| "benign, malicious".to_owned());
         let thresholds = keep(thresholds(get), "thresholds", &mut note, |t| {
             format!("malicious from {}, benign below {}", t.malicious, t.benign)
         });
@@ -161,11 +154,7 @@ impl Contract {
         let ranges =
             keep(ranges(get, "ranges", inputs), "ranges", &mut note, |r| format!("{} ranges", r.len()));
         let medians = optional(get, "medians", "malicious verdicts will have no reasons", &mut note, || {
-            let medians = same_length("medians", json::<Vec<f32>>(get, "medians")?, inputs)?;
-            each(&medians, inputs, "medians", |median| {
-                ensure_that(median.is_finite(), "is no finite number")
-            })?;
-            Ok(medians)
+            self::medians(get, inputs)
         });
         let normal = optional(get, "normal", "reasons will have no normal range", &mut note, || {
             self::ranges(get, "normal", inputs)
@@ -177,17 +166,9 @@ impl Contract {
             &mut note,
             || distributions(get, inputs),
         );
-        let golden = json::<Golden>(get, "golden").and_then(|golden| {
-            let input = same_length("golden's input", golden.input, inputs)?;
-            ensure!(
-                (0.0..=1.0).contains(&golden.score),
-                "flowmeter.golden's score is {}, no probability",
-                golden.score
-            );
-            Ok(Golden { input, score: golden.score })
+        let golden = keep(golden(get, inputs), "golden vector", &mut note, |golden| {
+            format!("{} values", golden.input.len())
         });
-        let golden =
-            keep(golden, "golden vector", &mut note, |golden| format!("{} values", golden.input.len()));
 
         let (feature_set, _) = set?;
         classes?;
@@ -203,6 +184,32 @@ impl Contract {
         };
         Some((contract, columns?))
     }
+}
+
+fn classes(get: &dyn Fn(&str) -> Option<String>) -> Result<()> {
+    let classes = json::<Vec<String>>(get, "classes")?;
+    ensure!(
+        classes == ["benign", "malicious"],
+        "flowmeter.classes is {classes:?}; it must be [\"benign\", \"malicious\"]"
+    );
+    Ok(())
+}
+
+fn medians(get: &dyn Fn(&str) -> Option<String>, inputs: Option<&[&str]>) -> Result<Vec<f32>> {
+    let medians = same_length("medians", json::<Vec<f32>>(get, "medians")?, inputs)?;
+    each(&medians, inputs, "medians", |median| ensure_that(median.is_finite(), "is no finite number"))?;
+    Ok(medians)
+}
+
+fn golden(get: &dyn Fn(&str) -> Option<String>, inputs: Option<&[&str]>) -> Result<Golden> {
+    let golden = json::<Golden>(get, "golden")?;
+    let input = same_length("golden's input", golden.input, inputs)?;
+    ensure!(
+        (0.0..=1.0).contains(&golden.score),
+        "flowmeter.golden's score is {}, no probability",
+        golden.score
+    );
+    Ok(Golden { input, score: golden.score })
 }
 
 /// Notes an outcome and keeps its value.

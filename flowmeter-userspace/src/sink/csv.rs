@@ -17,7 +17,7 @@ pub struct Csv {
     out: Box<dyn Write + Send>,
     columns: Vec<Column>,
     row: Vec<u8>,
-    clock: Clock,
+    times: TimeWriter,
 }
 
 impl Csv {
@@ -27,7 +27,7 @@ impl Csv {
     /// The header cannot be written.
     pub fn new(out: Box<dyn Write + Send>, set: &'static FeatureSet, extent: Extent) -> Result<Self> {
         let columns = columns(set, extent);
-        let mut csv = Self { out, columns, row: Vec::new(), clock: Clock::default() };
+        let mut csv = Self { out, columns, row: Vec::new(), times: TimeWriter::default() };
         for i in 0..csv.columns.len() {
             text(&mut csv.row, csv.columns[i].name());
             csv.row.push(b',');
@@ -65,7 +65,7 @@ impl Sink for Csv {
                     Cell::Text(words) => text(row, words),
                     Cell::Owned(words) => text(row, &words),
                     Cell::Address(address) => write_address(row, address),
-                    Cell::Time(time) => self.clock.write(row, time),
+                    Cell::Time(time) => self.times.write(row, time),
                 },
             }
             row.push(b',');
@@ -85,12 +85,12 @@ impl Sink for Csv {
 
 /// Writes times. Flows that follow each other often begin in the same second, whose text is kept.
 #[derive(Default)]
-struct Clock {
+struct TimeWriter {
     second: u64,
     text: String,
 }
 
-impl Clock {
+impl TimeWriter {
     fn write(&mut self, row: &mut Vec<u8>, time: u64) {
         const SECOND: u64 = 1_000_000_000;
         if self.text.is_empty() || self.second != time / SECOND {
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn times_are_those_of_the_log() {
-        let mut clock = Clock::default();
+        let mut clock = TimeWriter::default();
         for time in [0, 1, 999_999_999, 1_000_000_000, 1_700_000_000_120_000_000, 1_700_000_000_000_000_001] {
             let mut row = Vec::new();
             clock.write(&mut row, time);

@@ -81,16 +81,16 @@ struct FlowRow<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     unexplained: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    features: Option<Features<'a>>,
+    features: Option<FeatureValues<'a>>,
 }
 
 /// An object with a feature's value under its name.
-struct Features<'a> {
+struct FeatureValues<'a> {
     names: &'a [&'static str],
     values: &'a [f64],
 }
 
-impl Serialize for Features<'_> {
+impl Serialize for FeatureValues<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.names.iter().zip(self.values))
     }
@@ -146,7 +146,7 @@ impl Sink for JsonLines {
             audited: end_reason.is_some() && marked & mark::AUDITED != 0,
             reasons: scored.reasons,
             unexplained: scored.unexplained,
-            features: names.as_deref().map(|names| Features { names, values: scored.features }),
+            features: names.as_deref().map(|names| FeatureValues { names, values: scored.features }),
         });
         self.features = names;
         written

@@ -74,7 +74,7 @@ pub fn run(options: &Options) -> Result<()> {
     println!("  flows {}, at most {} at once", totals.flows, totals.most_living);
     let read = Times::of(options.runs, || {
         let stop = Arc::default();
-        pcap::read(&path, &pcap::Settings::default(), &stop, |_| Ok(()), |_| ()).map(drop)
+        pcap::read(&path, &pcap::ReadSettings::default(), &stop, |_| Ok(()), |_| ()).map(drop)
     })?;
     println!("read the file, parse and update:      {}", rate(&read));
 

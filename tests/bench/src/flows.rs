@@ -46,7 +46,7 @@ impl Options {
     /// # Errors
     /// A capture cannot be read.
     pub fn flows(&self, count: usize, set: &FeatureSet) -> Result<Vec<FlowRecord>> {
-        let settings = pcap::Settings { context: set.context, ..pcap::Settings::default() };
+        let settings = pcap::ReadSettings { context: set.context, ..pcap::ReadSettings::default() };
         let mut captures = if self.capture.is_empty() { samples()? } else { self.capture.clone() };
         captures.sort();
         let recorded: Vec<Vec<Frame>> =

@@ -25,7 +25,7 @@ const PROGRESS_PERIOD: u64 = 65_536;
 
 /// How captures are read.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Settings {
+pub struct ReadSettings {
     /// When flows end.
     pub timeouts: Timeouts,
     /// How deep packets are looked into.
@@ -112,7 +112,7 @@ pub struct Summary {
 /// `give` fails.
 pub fn read(
     path: &Path,
-    settings: &Settings,
+    settings: &ReadSettings,
     stop: &Arc<AtomicBool>,
     give: impl FnMut(FlowRecord) -> Result<()>,
     mut progress: impl FnMut(u64),

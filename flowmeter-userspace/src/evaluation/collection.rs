@@ -1,0 +1,150 @@
+//! Collects labelled flows, row by row.
+
+use std::collections::{BTreeSet, HashMap};
+
+use anyhow::{Result, bail};
+
+use super::flow::{Groups, LabelledFlow, LoggedVerdict, describe, identity, logged_verdict, own_truth};
+use super::report::{EvaluationReport, LeftOut};
+use super::truth::{KnownLabel, Truth};
+use crate::flow_log::Row;
+
+/// Collects labelled flows.
+#[derive(Default)]
+pub struct Evaluation {
+    groups: Groups,
+    /// What was said of flows whose end has not come yet, by what tells them apart.
+    living: HashMap<String, Vec<LoggedVerdict>>,
+    /// Something was.
+    by_checkpoints: bool,
+    left_out: LeftOut,
+    models: BTreeSet<String>,
+    thresholds: BTreeSet<u64>,
+    first_malformed: Option<String>,
+    first_unknown: Option<String>,
+}
+
+impl Evaluation {
+    /// Takes a row of a log or table. Its label is that of `truth` if there is one, else its own.
+    pub fn take(&mut self, row: &dyn Row, truth: Option<&Truth>) {
+        match row.text("event").as_deref() {
+            None | Some("flow") => {}
+            Some("aggregate") => return self.left_out.aggregates += 1,
+            Some("verdict") => return self.take_living(row),
+            Some(_) => return self.left_out.not_ended += 1,
+        }
+        // In tables an aggregate is told by how it ended.
+        if row.text("end_reason").as_deref() == Some("folded") {
+            return self.left_out.aggregates += 1;
+        }
+        let known = match truth {
+            Some(truth) => truth.of(row).cloned(),
+            None => match own_truth(row) {
+                Ok(known) => known,
+                Err(error) => return self.malformed(&error),
+            },
+        };
+        let Some(KnownLabel { malicious, source, category }) = known else {
+            self.first_unknown.get_or_insert_with(|| describe(row));
+            return self.left_out.without_truth += 1;
+        };
+        let Some(malicious) = malicious else {
+            return self.left_out.left_open += 1;
+        };
+        // Before it is known whether the flow counts, so that what was said of it does not stay.
+        let checkpoints = self.said_of(row);
+        match logged_verdict(row) {
+            Ok(Some(end)) => {
+                let flow = LabelledFlow { end, checkpoints };
+                self.groups.entry((source, category, malicious)).or_default().push(flow);
+            }
+            Ok(None) => return self.left_out.not_scored += 1,
+            Err(error) => return self.malformed(&error),
+        }
+        if let Some(model) = row.text("model")
+            && !self.models.contains(model.as_ref())
+        {
+            self.models.insert(model.into_owned());
+        }
+        if let Some(threshold) = row.number("threshold") {
+            self.thresholds.insert(threshold.to_bits());
+        }
+    }
+
+    /// Takes what was said of a flow that lived.
+    fn take_living(&mut self, row: &dyn Row) {
+        match logged_verdict(row) {
+            Ok(Some(logged)) => {
+                self.by_checkpoints = true;
+                self.living.entry(identity(row)).or_default().push(logged);
+            }
+            Ok(None) => self.left_out.not_scored += 1,
+            Err(error) => self.malformed(&error),
+        }
+    }
+
+    /// What was said of this flow, which has ended, while it lived.
+    fn said_of(&mut self, row: &dyn Row) -> Vec<LoggedVerdict> {
+        match self.living.is_empty() {
+            true => Vec::new(),
+            false => self.living.remove(&identity(row)).unwrap_or_default(),
+        }
+    }
+
+    /// Counts rows that could not be read.
+    pub fn damaged(&mut self, rows: u64) {
+        self.left_out.damaged += rows;
+    }
+
+    fn malformed(&mut self, error: &anyhow::Error) {
+        self.left_out.malformed += 1;
+        self.first_malformed.get_or_insert_with(|| format!("{error:#}"));
+    }
+
+    /// What was wrong with the first row that is not as it must be.
+    pub fn first_malformed(&self) -> Option<&str> {
+        self.first_malformed.as_deref()
+    }
+
+    /// The report, with precision where a share `base_rate` of flows is malicious.
+    ///
+    /// # Errors
+    /// No flow counts, or flows were judged by several models.
+    pub fn report(mut self, base_rate: f64) -> Result<EvaluationReport> {
+        if self.groups.is_empty() {
+            bail!("{}", self.why_empty());
+        }
+        if self.models.len() > 1 {
+            let models: Vec<_> = self.models.into_iter().collect();
+            bail!("flows were judged by several models ({}); evaluate one at a time", models.join(", "));
+        }
+        self.left_out.not_ended += self.living.values().map(|said| said.len() as u64).sum::<u64>();
+        let mut report = EvaluationReport::of(&self.groups, self.by_checkpoints, base_rate);
+        report.model = self.models.into_iter().next();
+        report.thresholds = self.thresholds.into_iter().map(f64::from_bits).collect();
+        report.left_out = self.left_out;
+        Ok(report)
+    }
+
+    fn why_empty(&self) -> String {
+        let LeftOut { without_truth, left_open, not_scored, malformed, not_ended, .. } = self.left_out;
+        if let Some(flow) = self.first_unknown.as_ref().filter(|_| without_truth >= not_scored.max(malformed))
+        {
+            return format!(
+                "nothing is known about any of {without_truth} flows, such as {flow}: give `--truth FILE` whose rows name them, or \
+                 flows with a column `label`"
+            );
+        }
+        match &self.first_malformed {
+            Some(first) => {
+                format!("none of the flows can be used; {malformed} are malformed, first: {first}")
+            }
+            None if not_scored != 0 => {
+                format!("none of {not_scored} labelled flows has a score: they were written without a model")
+            }
+            None => format!(
+                "there is no labelled flow: {left_open} are left open by the truth, {not_ended} lines are no ended flow"
+            ),
+        }
+    }
+}
