@@ -7,15 +7,18 @@
 //! 3. [`model`] and [`scoring`]: a score, a verdict, and what moved it.
 //! 4. [`sink`], [`stats`] and [`latency`]: the log, tables, the accounting.
 //! 5. [`prefilter`]: what a verdict does to packets, if the agent does more than watch.
-//! 6. [`pipeline`]: the one place that knows all stages; [`command`] puts it together for each use.
+//! 6. [`pipeline`]: the one place that knows all stages. [`agent`] runs it on living traffic, on threads of its own.
+//! 7. [`cli`]: what was typed. [`config`]: what is meant by it. [`command`]: what each subcommand does.
 //!
 //! What was [`flow_log`] is read back to tell how good verdicts are ([`evaluation`]) and to fit them to a network
 //! ([`calibration`]).
 
+pub mod agent;
 pub mod calibration;
 pub mod capture;
 pub mod cli;
 pub mod command;
+pub mod config;
 pub mod context;
 pub mod endpoint;
 pub mod evaluation;

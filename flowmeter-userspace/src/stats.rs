@@ -5,8 +5,7 @@ use flowmeter_common::prefilter::{Cause, Outcome, PrefilterCounters, Tally};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::prefilter::Mode;
-
+use crate::config::Mode;
 use crate::latency::Quantiles;
 
 /// A `stats` line.

@@ -86,10 +86,10 @@ fn through_the_kernel_program() -> Result<()> {
     let batch = 100_000;
     for _ in 0..FLOOD / batch {
         test_programs.run("bench_flowmeter", &frame, batch)?;
-        drain.look(&mut give)?;
+        drain.poll(&mut give)?;
     }
     drain.flush(&mut give)?;
-    let (drained, counted) = (drain.drained(), test_programs.counted()?);
+    let (drained, counted) = (drain.counts(), test_programs.counted()?);
     ensure!(counted.balanced() && counted.seen == u64::from(FLOOD), "{counted:?}");
     ensure!(counted.counted == drained.packets && counted.opened == drained.flows, "{counted:?} {drained:?}");
     ensure!(counted.folded > 0 && counted.unaggregated == 0, "all of one service: {counted:?}");

@@ -14,7 +14,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use flowmeter::kernel::clock;
 use flowmeter::prefilter::lists::Rule;
-use flowmeter::prefilter::{Mode, Policy};
+use flowmeter::config::{Mode, PrefilterSettings};
+use flowmeter::prefilter::Policy;
 use flowmeter_common::prefilter::listed;
 use flowmeter_common::table::state;
 use harness::agent::{Agent, Signal};
@@ -379,7 +380,7 @@ fn block_by_any_mark_and_any_list() -> Result<()> {
         return Ok(());
     };
     const PROGRAM: &str = "filter_ingress";
-    let policy = Policy::new(Mode::Block, None, &[], None, &[])?;
+    let policy = Policy::new(&PrefilterSettings { mode: Mode::Block, ..Default::default() }, None);
     let config = policy.config();
     let setup = Setup { programs: &[PROGRAM], flows: 4096, prefilter: config, ..Setup::default() };
     let mut test_programs = TestPrograms::load(&setup)?;

@@ -93,10 +93,10 @@ fn stress(seconds: u64, change: u32) -> Result<()> {
                 Ok(())
             };
             while !stop.load(Ordering::Relaxed) {
-                drain.look(&mut give)?;
+                drain.poll(&mut give)?;
             }
             drain.flush(&mut give)?;
-            let drained = drain.drained();
+            let drained = drain.counts();
             Ok((sums, drained))
         });
         let rounds: Vec<Result<u64>> = cpus

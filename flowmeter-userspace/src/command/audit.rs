@@ -7,14 +7,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use crate::cli::Audit;
+use crate::cli::AuditArgs;
 use crate::prefilter::audit::{Alerts, Report, audit};
 
 /// Joins the log with the alerts and prints what comes of it.
 ///
 /// # Errors
 /// A file cannot be read, or says nothing about what is missed.
-pub fn run(args: &Audit) -> Result<ExitCode> {
+pub fn run(args: &AuditArgs) -> Result<ExitCode> {
     let open = |path: &Path| -> Result<BufReader<File>> {
         Ok(BufReader::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?))
     };

@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, Result, bail};
 
 use super::evaluate::write;
-use super::{SOME_FAILED, feature_set, model, pcap};
+use super::{SOME_FAILED, pcap};
 use crate::calibration::fit::{Allowed, fit};
 use crate::calibration::report::report;
 use crate::calibration::sample::Sample;
-use crate::cli::Calibrate;
+use crate::cli::CalibrateArgs;
+use crate::features::FeatureSet;
 use crate::flow_log::{self, Reading, Row, Source};
 use crate::model::Runtime;
 use crate::pipeline::Pipeline;
 use crate::record::Stage;
-use crate::scoring::{Scored, service};
+use crate::scoring::{Scored, load_model, service};
 use crate::sink::Sink;
 use crate::stats::Stats;
 
@@ -49,10 +50,10 @@ impl Sink for Collector {
 ///
 /// # Errors
 /// The model, a file or the output is wrong, or no flow has the model's inputs.
-pub fn run(args: &Calibrate) -> Result<ExitCode> {
+pub fn run(args: &CalibrateArgs) -> Result<ExitCode> {
     let runtime = Runtime::load(args.onnxruntime.as_deref()).context("a calibration is made by scoring")?;
-    let mut model = model(args.model.as_deref(), &runtime)?;
-    let set = feature_set(model.feature_set())?;
+    let mut model = load_model(args.model.as_deref(), &runtime)?;
+    let set = FeatureSet::named(model.feature_set())?;
     let mut flows = Sample::new(&model, set);
     let mut reading = Reading::default();
     let mut captures: Vec<PathBuf> = Vec::new();

@@ -6,15 +6,17 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::calibration::Calibration;
-use crate::cli::Scoring;
+use crate::cli::ScoringArgs;
+use crate::features::FeatureSet;
 use crate::kernel;
 use crate::model::Runtime;
+use crate::scoring::load_model;
 
 /// Prints a line for each thing that live metering and scoring need.
 ///
 /// # Errors
 /// None at present; what is missing is printed, and the exit code says that something is.
-pub fn run(scoring: &Scoring) -> Result<ExitCode> {
+pub fn run(scoring: &ScoringArgs) -> Result<ExitCode> {
     let mut healthy = true;
     let mut line = |subject: &str, finding: Result<String, String>| {
         let mark = if finding.is_ok() { "ok     " } else { "failed " };
@@ -32,9 +34,9 @@ pub fn run(scoring: &Scoring) -> Result<ExitCode> {
     match Runtime::load(scoring.onnxruntime.as_deref()) {
         Ok(runtime) => {
             line("onnxruntime", Ok(runtime.path().display().to_string()));
-            let model = super::model(scoring.model.as_deref(), &runtime);
+            let model = load_model(scoring.model.as_deref(), &runtime);
             if let (Ok(model), Some(path)) = (&model, &scoring.calibration) {
-                let calibration = super::feature_set(model.feature_set())
+                let calibration = FeatureSet::named(model.feature_set())
                     .and_then(|set| Calibration::read(path, model, set))
                     .map(|calibration| calibration.to_string());
                 line("calibration", calibration.map_err(|e| format!("{e:#}")));

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 
 use super::SOME_FAILED;
-use crate::cli::Evaluate;
+use crate::cli::EvaluateArgs;
 use crate::evaluation::truth::Truth;
 use crate::evaluation::{Evaluation, html, text::Text};
 use crate::flow_log::{self, Reading, Source};
@@ -17,7 +17,7 @@ use crate::sink;
 ///
 /// # Errors
 /// A file cannot be read or written, or no flow can be evaluated.
-pub fn run(args: &Evaluate) -> Result<ExitCode> {
+pub fn run(args: &EvaluateArgs) -> Result<ExitCode> {
     let truth = args.truth.as_deref().map(Truth::read).transpose()?;
     let mut evaluation = Evaluation::default();
     let mut reading = Reading::default();

@@ -17,10 +17,12 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{SOME_FAILED, ScorerLoader, feature_set, scorer};
-use crate::cli::{Format, Parsing, Pcap, Timing};
+use super::SOME_FAILED;
+use crate::cli::{ParsingArgs, PcapArgs, TimingArgs};
+use crate::config::{Format, OutputConfig, ScoringConfig, parse_options, timeouts};
 use crate::pipeline::Pipeline;
 use crate::record::FlowRecord;
+use crate::scoring::ScorerLoader;
 use crate::sink::{self, table::Extent};
 use crate::source::pcap::{self, ReadSettings, Summary};
 use crate::stats::{Account, PipelineCounts};
@@ -45,17 +47,18 @@ enum ReaderMessage {
 ///
 /// # Errors
 /// The model, the set or the output is wrong.
-pub fn run(args: &Pcap) -> Result<ExitCode> {
-    let set = feature_set(&args.writing.set)?;
-    let scorer = scorer(ScorerLoader::of(&args.scoring)?.as_ref())?;
+pub fn run(args: &PcapArgs) -> Result<ExitCode> {
+    let output = OutputConfig::new(&args.writing)?;
+    let scorers = ScoringConfig::new(&args.scoring).as_ref().map(ScorerLoader::new).transpose()?;
+    let scorer = scorers.as_ref().map(ScorerLoader::load_first).transpose()?;
     ensure!(
-        !args.checkpoints || (args.writing.format == Format::Jsonl && scorer.is_some()),
+        !args.checkpoints || (output.format == Format::Jsonl && scorer.is_some()),
         "--checkpoints writes verdicts on flows that live, which needs a model and `--format jsonl`: a table has one row a flow"
     );
     let extent = Extent { scored: scorer.is_some(), several: args.files.len() > 1 };
     let out = sink::open(&args.output)?;
-    let sink = sink::make(args.writing.format, out, set, extent, args.writing.features)?;
-    let mut pipeline = Pipeline::new(set, scorer, sink);
+    let sink = sink::make(output.format, out, output.set, extent, output.features)?;
+    let mut pipeline = Pipeline::new(output.set, scorer, sink);
     let reading =
         CaptureOptions { checkpoints: args.checkpoints, ..CaptureOptions::new(&args.parsing, &args.timing) };
     run_through(&args.files, &reading, args.jobs, &mut pipeline)
@@ -63,14 +66,14 @@ pub fn run(args: &Pcap) -> Result<ExitCode> {
 
 /// How captures are read, as it was asked for.
 pub struct CaptureOptions<'a> {
-    parsing: &'a Parsing,
-    timing: &'a Timing,
+    parsing: &'a ParsingArgs,
+    timing: &'a TimingArgs,
     checkpoints: bool,
 }
 
 impl<'a> CaptureOptions<'a> {
     /// Flows as they end.
-    pub fn new(parsing: &'a Parsing, timing: &'a Timing) -> Self {
+    pub fn new(parsing: &'a ParsingArgs, timing: &'a TimingArgs) -> Self {
         Self { parsing, timing, checkpoints: false }
     }
 }
@@ -86,8 +89,8 @@ pub fn run_through(
     pipeline: &mut Pipeline,
 ) -> Result<ExitCode> {
     let settings = ReadSettings {
-        timeouts: reading.timing.timeouts(),
-        look: reading.parsing.look(),
+        timeouts: timeouts(reading.timing),
+        look: parse_options(reading.parsing),
         context: pipeline.needs_context(),
         checkpoints: reading.checkpoints,
     };

@@ -13,6 +13,7 @@ pub mod view;
 
 use std::fmt::Write as _;
 
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 pub use view::FlowView;
@@ -102,7 +103,24 @@ pub const SETS: [&FeatureSet; 5] =
 /// The set that the shipped model takes.
 pub const DEFAULT_SET: &FeatureSet = SETS[0];
 
+impl std::fmt::Debug for FeatureSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("FeatureSet").field(&self.id).finish()
+    }
+}
+
 impl FeatureSet {
+    /// The set that was asked for by this id.
+    ///
+    /// # Errors
+    /// There is none; the message lists those that are.
+    pub fn named(id: &str) -> Result<&'static Self> {
+        Self::find(id).with_context(|| {
+            let known: Vec<&str> = SETS.iter().map(|set| set.id).collect();
+            format!("there is no feature set {id:?}; there are: {}", known.join(", "))
+        })
+    }
+
     /// The set with this id.
     pub fn find(id: &str) -> Option<&'static Self> {
         SETS.into_iter().find(|set| set.id == id)

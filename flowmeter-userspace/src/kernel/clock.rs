@@ -1,8 +1,10 @@
 //! The kernel programs' clock, and how it relates to the time of day.
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// Nanoseconds of CLOCK_MONOTONIC: what the kernel programs stamp packets with.
 pub fn monotonic() -> u64 {
-    read(libc::CLOCK_MONOTONIC)
+    read(ClockId::Monotonic)
 }
 
 /// What must be added (wrapping) to a monotonic time to have nanoseconds since the Unix epoch.
@@ -11,7 +13,7 @@ pub fn offset_to_epoch() -> u64 {
     (0..5)
         .map(|_| {
             let before = monotonic();
-            let real = read(libc::CLOCK_REALTIME);
+            let real = read(ClockId::Realtime);
             let took = monotonic() - before;
             (took, real.wrapping_sub(before + took / 2))
         })
@@ -19,9 +21,7 @@ pub fn offset_to_epoch() -> u64 {
         .map_or(0, |(_, offset)| offset)
 }
 
-fn read(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a timespec of ours; both clocks exist on every Linux.
-    unsafe { libc::clock_gettime(clock, &mut time) };
+fn read(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -2,18 +2,24 @@
 //!
 //! Only this folder knows aya.
 
+mod attach;
 pub mod clock;
 mod counters;
+mod interfaces;
 mod load;
 mod pins;
 mod prefilter;
-mod preflight;
+mod probe;
+mod random;
 mod ring;
 mod table;
 
+pub use attach::Attachment;
 pub use counters::Counters;
-pub use load::{Attachment, Kernel, Loaded, Settings, interface_index, random_seed};
+pub use interfaces::{Interface, find_inspector, interface_index};
+pub use load::{Kernel, Loaded};
 pub use prefilter::{Heartbeat, ListMaps, PrefilterMaps};
-pub use preflight::{Check, checks, require};
+pub use probe::{Check, checks, require};
+pub use random::random_seed;
 pub use ring::Ring;
 pub use table::{SharedTable, TableSize};

@@ -6,7 +6,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,6 +16,7 @@ use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::prefilter::{Control, PrefilterCounters};
 use flowmeter_common::table::Magazine;
+use rustix::fs::{FlockOperation, flock, fstatfs};
 
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPF_FILE_SYSTEM: u64 = 0xcafe_4a11;
@@ -59,19 +59,13 @@ impl Pins {
             format!("cannot make {shown}; pins need the BPF file system: mount -t bpf bpf /sys/fs/bpf")
         })?;
         let lock = File::open(folder).with_context(|| format!("cannot open {shown}"))?;
-        // SAFETY: a statfs is plain numbers; the descriptor is open, and the pointer is to a statfs of ours.
-        let kind = unsafe {
-            let mut told: libc::statfs = std::mem::zeroed();
-            ensure!(libc::fstatfs(lock.as_raw_fd(), &raw mut told) == 0, io::Error::last_os_error());
-            told.f_type as u64 & 0xffff_ffff
-        };
+        let kind = fstatfs(&lock)?.f_type as u64 & 0xffff_ffff;
         ensure!(
             kind == BPF_FILE_SYSTEM,
             "{shown} is not on the BPF file system, which alone can hold pins; take a folder below /sys/fs/bpf \
              (mount -t bpf bpf /sys/fs/bpf)"
         );
-        // SAFETY: takes numbers only.
-        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             bail!("another agent holds {shown}; stop it first, or take another folder");
         }
         Ok(Self { folder: folder.to_owned(), _lock: lock })

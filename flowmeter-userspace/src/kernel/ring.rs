@@ -1,10 +1,11 @@
 //! Events from the kernel programs.
 
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 use flowmeter_common::event::Event;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The ring buffer's reading end.
 pub struct Ring(RingBuf<MapData>);
@@ -17,10 +18,11 @@ impl Ring {
 
     /// Sleeps for `longest`, or until the programs wake the reader: they do when the ring fills.
     pub fn wait(&self, longest: Duration) {
-        let mut wanted = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let milliseconds = longest.as_millis().min(1000) as libc::c_int;
-        // SAFETY: one pollfd, which outlives the call. An interruption is as good as a time that is over.
-        unsafe { libc::poll(&raw mut wanted, 1, milliseconds) };
+        let mut wanted = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
+        let longest = longest.min(Duration::from_secs(1));
+        let longest = Timespec { tv_sec: longest.as_secs() as i64, tv_nsec: longest.subsec_nanos().into() };
+        // An interruption is as good as a time that is over.
+        let _ = poll(&mut wanted, Some(&longest));
     }
 
     /// Takes the next event, if there is one.

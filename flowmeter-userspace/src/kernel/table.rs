@@ -1,5 +1,6 @@
 //! The flow table as the agent reaches it: the kernel's arrays, mapped into this process.
 
+use std::ffi::c_void;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
@@ -12,6 +13,10 @@ use flowmeter_common::aggregate;
 use flowmeter_common::flow::{Direction, Entry, completion};
 use flowmeter_common::prefilter::mark;
 use flowmeter_common::table::{Buckets, Magazine, Memory, WAYS, Word, state, tag};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::thread::{MembarrierCommand, membarrier};
+
+use crate::config::MAX_FLOWS;
 
 /// Sizes of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,18 +28,14 @@ pub struct TableSize {
 }
 
 impl TableSize {
-    /// Most flows that a table can hold: 64 GiB of them.
-    pub const MAX_FLOWS: u32 = 1 << 26;
-
     /// The smallest table with room for at least so many flows.
     ///
     /// # Errors
-    /// If the number is 0 or above [`MAX_FLOWS`](Self::MAX_FLOWS), or the kernel does not say how many CPUs there may be.
+    /// If the number is 0 or above [`MAX_FLOWS`], or the kernel does not say how many CPUs there may be.
     pub fn for_flows(flows: u32) -> Result<Self> {
         ensure!(
-            (1..=Self::MAX_FLOWS).contains(&flows),
-            "--max-flows must lie between 1 and {}, not {flows}",
-            Self::MAX_FLOWS
+            (1..=MAX_FLOWS).contains(&flows),
+            "a flow table has room for 1 to {MAX_FLOWS} flows, not for {flows}"
         );
         let cpus = nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
         let spare = Magazine::MAX * cpus as u32;
@@ -243,8 +244,7 @@ impl SharedTable {
 pub(super) fn grace_period() -> Result<()> {
     compiler_fence(Ordering::SeqCst);
     // A global membarrier waits for a scheduler-RCU grace period; XDP and TC programs run inside of one.
-    ensure!(membarrier(MEMBARRIER_GLOBAL) == 0, "membarrier failed: {}", std::io::Error::last_os_error());
-    Ok(())
+    membarrier(MembarrierCommand::Global).context("membarrier failed")
 }
 
 /// `complete` of both directions.
@@ -290,7 +290,7 @@ impl Memory for SharedTable {
 /// A map's values in this process's memory.
 pub(super) struct Mapping {
     /// Where it begins.
-    pub(super) start: NonNull<libc::c_void>,
+    pub(super) start: NonNull<c_void>,
     length: usize,
 }
 
@@ -305,22 +305,11 @@ impl Mapping {
     /// # Errors
     /// If the kernel refuses.
     pub(super) fn new(fd: BorrowedFd<'_>, length: usize) -> Result<Self> {
-        use std::os::fd::AsRawFd as _;
         // SAFETY: a new shared mapping of a map's descriptor; the kernel checks length and access.
         let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                length,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                fd.as_raw_fd(),
-                0,
-            )
+            mmap(std::ptr::null_mut(), length, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)
         };
-        if start == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error())
-                .with_context(|| format!("cannot map {length} bytes shared with the kernel"));
-        }
+        let start = start.with_context(|| format!("cannot map {length} bytes shared with the kernel"))?;
         let start = NonNull::new(start).context("shared memory was mapped at address zero")?;
         Ok(Self { start, length })
     }
@@ -329,17 +318,6 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: start and length are those of a mapping of ours, and nothing borrowed from it outlives self.
-        unsafe { libc::munmap(self.start.as_ptr(), self.length) };
+        let _ = unsafe { munmap(self.start.as_ptr(), self.length) };
     }
-}
-
-/// `MEMBARRIER_CMD_QUERY` (linux/membarrier.h).
-pub(super) const MEMBARRIER_QUERY: libc::c_long = 0;
-/// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h).
-pub(super) const MEMBARRIER_GLOBAL: libc::c_long = 1;
-
-/// The membarrier system call, which libc has no function for.
-pub(super) fn membarrier(command: libc::c_long) -> libc::c_long {
-    // SAFETY: takes numbers only.
-    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
 }

@@ -2,6 +2,7 @@
 
 mod batch;
 mod budget;
+mod loader;
 mod prediction;
 
 use std::time::Instant;
@@ -16,6 +17,7 @@ use crate::record::{FlowRecord, Stage};
 
 pub use self::batch::Batch;
 use self::budget::ExplanationBudget;
+pub use self::loader::{ScorerLoader, load_model};
 pub use self::prediction::{Explanation, Prediction, Scored};
 
 /// Reasons given with a malicious verdict.

@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use self::table::Extent;
-use crate::cli::Format;
+use crate::config::Format;
 use crate::features::FeatureSet;
 use crate::scoring::Scored;
 use crate::stats::Stats;

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
-use flowmeter::command::{ScorerLoader, scorer};
+use flowmeter::config::ScoringConfig;
 use flowmeter::features::FeatureSet;
 use flowmeter::record::FlowRecord;
-use flowmeter::scoring::Scorer;
+use flowmeter::scoring::{Scorer, ScorerLoader};
 use flowmeter::source::pcap;
 use harness::replay::{Frame, read_capture, write_capture};
 use harness::samples;
@@ -31,13 +31,8 @@ impl Options {
     /// # Errors
     /// ONNX Runtime or the model is not there, or broken.
     pub fn scorer(&self) -> Result<Scorer> {
-        let scoring = flowmeter::cli::Scoring {
-            model: self.model.clone(),
-            no_model: false,
-            calibration: None,
-            onnxruntime: None,
-        };
-        scorer(ScorerLoader::of(&scoring)?.as_ref())?.context("a model was asked for")
+        let scoring = ScoringConfig { model: self.model.clone(), ..ScoringConfig::default() };
+        ScorerLoader::new(&scoring)?.load_first()
     }
 
     /// At least so many flows, with what the features of `set` ask for, in random order: first as recorded, then with every gap between packets up to twice as long

@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use flowmeter::kernel::clock;
 use flowmeter::prefilter::lists::Rule;
-use flowmeter::prefilter::{Mode, Policy};
+use flowmeter::config::{Mode, PrefilterSettings};
+use flowmeter::prefilter::Policy;
 use flowmeter_common::prefilter::listed;
 use harness::agent::{Agent, Signal};
 use harness::inspector::{Inspector, numbered};
@@ -130,7 +131,7 @@ fn costs(options: &Options) -> Result<[f64; 3]> {
     const ROUNDS: usize = 5;
     const RUN: u32 = 1 << 20;
     pin_to(0)?;
-    let config = Policy::new(Mode::Block, None, &[], None, &[])?.config();
+    let config = Policy::new(&PrefilterSettings { mode: Mode::Block, ..Default::default() }, None).config();
     let mut test_programs = TestPrograms::load(&Setup {
         programs: &["bench_empty", "bench_flowmeter", "bench_filter"],
         flows: 1 << 18,

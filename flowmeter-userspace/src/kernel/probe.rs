@@ -1,6 +1,7 @@
 //! What the machine must offer before anything is attached, each with what to do if it does not.
 
 use anyhow::{Result, bail};
+use rustix::thread::{MembarrierCommand, membarrier_query};
 
 /// Oldest kernel that has all that the programs use: XDP with fragments and its length helper came with 5.18.
 const OLDEST_KERNEL: (u32, u32) = (5, 18);
@@ -87,8 +88,7 @@ fn capabilities(status: &str) -> Result<String, String> {
 
 /// The table's grace period rests on it.
 fn membarrier() -> Result<String, String> {
-    let offered = super::table::membarrier(super::table::MEMBARRIER_QUERY);
-    if offered >= 0 && offered & super::table::MEMBARRIER_GLOBAL != 0 {
+    if membarrier_query().contains_command(MembarrierCommand::Global) {
         return Ok("global barriers".to_owned());
     }
     Err("this kernel offers no global membarrier (kernels started with nohz_full do not); \

@@ -1,0 +1,259 @@
+//! The running agent of `flowmeter live`: built, wired, run and stopped here.
+//!
+//! ```text
+//!  kernel programs      count packets in the table that they share with the agent
+//!     |    |
+//!     |    | ring of events: a checkpoint, a closing, no room
+//!     v    v
+//!  drain thread         polls every 2 to 20 ms; takes ended flows out, copies living ones
+//!     |    |
+//!     |    | queues: 4 batches of living flows, 16 of ended ones, 256 flows each; when full, flows wait in the table
+//!     v    v
+//!  pipeline thread      features, scores, log; its marks go back into the table, its heartbeat keeps them in force
+//!     ^
+//!     | 1 model
+//!  reload thread        loads a model on SIGHUP, while the one before goes on scoring
+//!
+//!  main thread          signals, the lists, the programs' own messages
+//! ```
+
+mod drain_task;
+mod pipeline_task;
+mod queues;
+mod reload;
+mod stats;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::{JoinError, JoinHandle};
+
+use self::drain_task::DrainTask;
+use self::pipeline_task::PipelineTask;
+use self::queues::{MAX_OUT, queues};
+use self::reload::{ListReload, ModelReload};
+use self::stats::{Sources, report};
+use crate::config::{Format, LiveConfig, Mode};
+use crate::context::{Context, Surroundings};
+use crate::kernel::{
+    self, Counters, Heartbeat, Kernel, Loaded, SharedTable, TableSize, find_inspector, random_seed,
+};
+use crate::pipeline::Pipeline;
+use crate::prefilter::{Marker, Policy};
+use crate::record::FlowRecord;
+use crate::scoring::{Scorer, ScorerLoader};
+use crate::sink::{self, table::Extent};
+use crate::source::live::{Drain, DrainCounts, Known};
+
+/// How often the kernel programs' own messages are looked for.
+const LOG_PERIOD: Duration = Duration::from_millis(200);
+
+/// Watches until Ctrl-C or SIGTERM.
+///
+/// # Errors
+/// Anything that keeps it from watching, or from writing the log; nothing stays attached.
+pub fn run(config: &LiveConfig) -> Result<ExitCode> {
+    let parts = build(config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(watch(parts, config))
+}
+
+/// The agent's parts, before anything is attached.
+struct Parts {
+    kernel: Kernel,
+    counters: Counters,
+    table: Arc<SharedTable>,
+    drain: Drain,
+    pipeline: Pipeline,
+    scorers: Option<ScorerLoader>,
+    heartbeat: Arc<Heartbeat>,
+    lists: ListReload,
+    adopted: bool,
+    policy: Policy,
+}
+
+/// Builds the parts. Everything that can be refused is refused here, before anything is attached.
+fn build(config: &LiveConfig) -> Result<Parts> {
+    kernel::require()?;
+    let inspector = config.prefilter.inspector.as_deref().map(find_inspector).transpose()?;
+    let policy = Policy::new(&config.prefilter, inspector);
+    let Loaded { kernel, table, aggregates, ring, counters, heartbeat, lists, adopted } =
+        Kernel::load(config, &policy)?;
+    let heartbeat = Arc::new(heartbeat);
+    let mut lists = ListReload::new(&config.prefilter, lists, Arc::clone(&heartbeat));
+    lists.load()?;
+    let scorers = config.scoring.as_ref().map(ScorerLoader::new).transpose()?;
+    let scorer = scorers.as_ref().map(ScorerLoader::load_first).transpose()?.map(Scorer::explaining_in_time);
+    let extent = Extent { scored: scorer.is_some(), several: config.interfaces.len() > 1 };
+    let output = config.output;
+    let out = sink::open_with(&config.log, adopted && output.format == Format::Jsonl)?;
+    let sink = sink::make(output.format, out, output.set, extent, output.features)?;
+    let mut pipeline = Pipeline::new(output.set, scorer, sink);
+    pipeline.mark_by(Marker::new(config.prefilter.audit, random_seed()?));
+    let context = match pipeline.needs_context() {
+        true => Some(Context::new(random_seed()?)),
+        false => None,
+    };
+    let table = Arc::new(table);
+    let mut drain = Drain::new(Arc::clone(&table), Arc::new(aggregates), ring, config.timeouts, context);
+    if policy.mode() != Mode::Watch {
+        drain.be_prompt();
+    }
+    if adopted {
+        log::info!("going on with the flows that an agent before has left");
+        drain.resume(heartbeat.ledger());
+    }
+    Ok(Parts { kernel, counters, table, drain, pipeline, scorers, heartbeat, lists, adopted, policy })
+}
+
+/// Wires the parts, attaches, runs until a signal comes or a thread fails, and stops.
+async fn watch(parts: Parts, config: &LiveConfig) -> Result<ExitCode> {
+    let Parts {
+        mut kernel,
+        counters,
+        table,
+        drain,
+        pipeline,
+        scorers,
+        heartbeat,
+        mut lists,
+        adopted,
+        policy,
+    } = parts;
+    let mut signals = Signals::listen()?;
+    policy.lines().iter().for_each(|line| log::info!("{line}"));
+    attach(&mut kernel)?;
+    tell_memory(table.size(), pipeline.needs_context())?;
+
+    let (stop, leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (queues, received) = queues();
+    let (model, loaded) = ModelReload::new(scorers, pipeline.needs_context());
+    let counters = Arc::new(counters);
+    let sources = Sources { table, counters: Arc::clone(&counters), mode: policy.mode(), adopted };
+    let (stats_interval, beats) = (config.stats_interval, Arc::clone(&heartbeat));
+    let mut write = PipelineTask { pipeline, loaded, heartbeat: beats, sources }.spawn(received);
+    let mut drain = DrainTask {
+        drain,
+        queues,
+        stop: Arc::clone(&stop),
+        leave: Arc::clone(&leave),
+        heartbeat,
+        stats_interval,
+    }
+    .spawn();
+
+    let mut log_ticks = tokio::time::interval(LOG_PERIOD);
+    let outcome = loop {
+        tokio::select! {
+            _ = signals.interrupt.recv() => break Ok(()),
+            _ = signals.terminate.recv() => {
+                leave.store(config.pin.is_some(), Ordering::Release);
+                break Ok(());
+            }
+            _ = signals.hangup.recv() => {
+                model.start();
+                lists.reload();
+            }
+            ended = &mut drain => break Err(why_ended(ended, "taking flows out of the table")),
+            ended = &mut write => break Err(why_ended(ended, "writing flows")),
+            _ = log_ticks.tick() => kernel.flush_log(),
+        }
+    };
+    let leaves = leave.load(Ordering::Acquire);
+    detach(&mut kernel, leaves)?;
+    outcome?;
+    stop.store(true, Ordering::Release);
+    let drained = finish(drain, write, leaves).await?;
+    if leaves { Ok(ExitCode::SUCCESS) } else { report(&counters, drained, adopted) }
+}
+
+/// The signals that an operator sends.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?,
+            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+            hangup: signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?,
+        })
+    }
+}
+
+/// Attaches to all interfaces, and says how.
+fn attach(kernel: &mut Kernel) -> Result<()> {
+    for attachment in kernel.attach()? {
+        log::info!(
+            "{}: watching, {} XDP for what comes in{}",
+            attachment.interface,
+            attachment.ingress,
+            if attachment.egress { ", TC for what goes out" } else { "; what goes out is not counted" }
+        );
+    }
+    Ok(())
+}
+
+/// Says what memory it may need.
+fn tell_memory(size: TableSize, context: bool) -> Result<()> {
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let on_their_way =
+        MAX_OUT * (size_of::<FlowRecord>() + if context { size_of::<Surroundings>() } else { 0 });
+    log::info!(
+        "memory: {:.0} MiB for {} flows and {:.0} MiB for aggregates, shared with the kernel; at most {:.0} MiB for \
+         what is known of them and for those on their way to the log, and {:.0} MiB for what surrounds them. Ctrl-C or \
+         SIGTERM writes out what lives and stops",
+        mebibytes(size.bytes()),
+        size.flows(),
+        mebibytes(TableSize::for_aggregates()?.bytes()),
+        mebibytes(on_their_way as u64 + u64::from(size.entries()) * size_of::<Known>() as u64),
+        mebibytes(if context { Context::bytes() as u64 } else { 0 }),
+    );
+    Ok(())
+}
+
+/// Detaches, unless everything is left to the next agent.
+fn detach(kernel: &mut Kernel, leaves: bool) -> Result<()> {
+    if !leaves {
+        kernel.detach()?;
+    }
+    kernel.flush_log();
+    Ok(())
+}
+
+/// Waits until everything that is to be written is.
+async fn finish(
+    drain: JoinHandle<Result<DrainCounts>>,
+    write: JoinHandle<Result<()>>,
+    leaves: bool,
+) -> Result<DrainCounts> {
+    log::info!(
+        "{}",
+        match leaves {
+            true => "leaving the flows that live to the next agent",
+            false => "detached; writing out the flows that live",
+        }
+    );
+    let drained = drain.await.context("the drain panicked")??;
+    write.await.context("the pipeline panicked")??;
+    Ok(drained)
+}
+
+fn why_ended<T>(ended: Result<Result<T>, JoinError>, doing: &str) -> anyhow::Error {
+    match ended {
+        Ok(Ok(_)) => anyhow!("{doing} ended by itself"),
+        Ok(Err(error)) => error.context(format!("{doing} failed")),
+        Err(error) => anyhow!("{doing} panicked: {error}"),
+    }
+}

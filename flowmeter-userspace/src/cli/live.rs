@@ -1,0 +1,224 @@
+//! The arguments of `live`.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::shared::{OutputArgs, ParsingArgs, ScoringArgs, TimingArgs};
+use super::values::duration;
+
+/// Arguments of `live`.
+#[derive(Debug, Args)]
+pub struct LiveArgs {
+    /// Interface to watch; may be repeated.
+    #[arg(short, long, value_name = "NAME", required = true)]
+    pub interface: Vec<String>,
+    /// Where verdicts go: a file, or `-` for the standard output.
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub log: PathBuf,
+    /// Most flows at once; memory is about 1,020 bytes a flow and is taken at the start.
+    #[arg(long, value_name = "N", default_value_t = 262_144)]
+    pub max_flows: u32,
+    /// Do not count what leaves the interface. Right for a mirror port.
+    #[arg(long)]
+    pub no_egress: bool,
+    /// How often a `stats` line is written.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub stats_interval: Duration,
+    /// What verdicts do to packets.
+    #[command(flatten)]
+    pub prefilter: PrefilterArgs,
+    /// How flows are written.
+    #[command(flatten)]
+    pub writing: OutputArgs,
+    /// How packets are read.
+    #[command(flatten)]
+    pub parsing: ParsingArgs,
+    /// When flows end.
+    #[command(flatten)]
+    pub timing: TimingArgs,
+    /// What scores.
+    #[command(flatten)]
+    pub scoring: ScoringArgs,
+}
+
+/// What verdicts do to packets.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "The pre-filter")]
+pub struct PrefilterArgs {
+    /// What verdicts do to packets, from the packet after the verdict on. If the agent dies, hangs, or cannot score, every
+    /// packet passes again within two seconds.
+    #[arg(long, value_enum, default_value_t = ModeArg::Watch)]
+    pub mode: ModeArg,
+    /// Interface where the inspector (Suricata, Zeek, a recorder) listens; with `mirror` and `divert`.
+    #[arg(long, value_name = "NAME")]
+    pub inspector: Option<String>,
+    /// Do something else for a verdict: `unknown=pass`, or `benign@first=inspect` for those given at the first checkpoint
+    /// (8 packets) only; may be repeated. Verdicts: none, benign, unknown, malicious. Stages: first, later. Actions: pass,
+    /// inspect (mirror, divert), drop (divert, block).
+    #[arg(long, value_name = "VERDICT[@STAGE]=ACTION")]
+    pub on: Vec<OverrideArg>,
+    /// Treat as benign whatever this file lists, before any verdict: a line is a prefix, or `any`, and then a port if one is
+    /// meant (`192.0.2.0/24 443`). Read again on SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    pub allow: Option<PathBuf>,
+    /// Treat as malicious whatever this file lists, before any verdict, unless it is allowed. Read again on SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    pub deny: Option<PathBuf>,
+    /// Let the inspector see a random 1 in N of the flows cleared as benign, so that `flowmeter audit` can tell what it
+    /// misses.
+    #[arg(long, value_name = "N")]
+    pub audit: Option<NonZeroU32>,
+    /// Leave programs and flows in place when the agent ends by SIGTERM or dies, pinned in this folder of the BPF file
+    /// system (/sys/fs/bpf/flowmeter); the next agent with the same folder goes on with them. Ctrl-C removes them.
+    #[arg(long, value_name = "FOLDER")]
+    pub pin: Option<PathBuf>,
+    /// Yes, `block` is to drop traffic on the model's word.
+    #[arg(long)]
+    pub yes_drop_traffic: bool,
+}
+
+/// What verdicts do to packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeArg {
+    /// Nothing: every packet passes.
+    Watch,
+    /// On a host in the path: every packet passes, and what is not known to be benign is copied to the inspector.
+    Mirror,
+    /// On a mirror port: what is not known to be benign is redirected to the inspector, the rest is dropped.
+    Divert,
+    /// On a host in the path: malicious flows are dropped.
+    Block,
+}
+
+/// A verdict, in an [`OverrideArg`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerdictArg {
+    /// No verdict yet.
+    None,
+    /// Benign.
+    Benign,
+    /// Unknown.
+    Unknown,
+    /// Malicious.
+    Malicious,
+}
+
+/// The checkpoint at which a verdict was given, in an [`OverrideArg`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StageArg {
+    /// The first.
+    First,
+    /// A later one.
+    Later,
+}
+
+/// What is done with a packet, in an [`OverrideArg`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActionArg {
+    /// It passes.
+    Pass,
+    /// The inspector gets it.
+    Inspect,
+    /// It is dropped.
+    Drop,
+}
+
+/// `VERDICT[@STAGE]=ACTION`: something else is done for a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverrideArg {
+    /// The verdict.
+    pub verdict: VerdictArg,
+    /// The stage; None for both.
+    pub stage: Option<StageArg>,
+    /// What is done.
+    pub action: ActionArg,
+}
+
+const VERDICTS: [(&str, VerdictArg); 4] = [
+    ("none", VerdictArg::None),
+    ("benign", VerdictArg::Benign),
+    ("unknown", VerdictArg::Unknown),
+    ("malicious", VerdictArg::Malicious),
+];
+const STAGES: [(&str, StageArg); 2] = [("first", StageArg::First), ("later", StageArg::Later)];
+const ACTIONS: [(&str, ActionArg); 3] =
+    [("pass", ActionArg::Pass), ("inspect", ActionArg::Inspect), ("drop", ActionArg::Drop)];
+
+fn find<T: Copy>(words: &[(&str, T)], typed: &str) -> Option<T> {
+    words.iter().find(|(word, _)| *word == typed).map(|(_, meant)| *meant)
+}
+
+fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], meant: T) -> &'static str {
+    words.iter().find(|(_, other)| *other == meant).map_or("", |(word, _)| word)
+}
+
+impl FromStr for OverrideArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = || {
+            let (verdict, action) = text.split_once('=')?;
+            let (verdict, stage) = match verdict.split_once('@') {
+                Some((verdict, stage)) => (verdict, Some(find(&STAGES, stage)?)),
+                None => (verdict, None),
+            };
+            let read = Self { verdict: find(&VERDICTS, verdict)?, stage, action: find(&ACTIONS, action)? };
+            // A flow without a verdict has not reached a checkpoint that a stage could name.
+            (read.verdict != VerdictArg::None || stage.is_none()).then_some(read)
+        };
+        read().ok_or_else(|| {
+            format!(
+                "{text:?} is not understood; write VERDICT=ACTION or VERDICT@STAGE=ACTION, with the verdict none, benign, \
+                 unknown or malicious, the stage first or later, and the action pass, inspect or drop"
+            )
+        })
+    }
+}
+
+impl fmt::Display for OverrideArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(word(&VERDICTS, self.verdict))?;
+        if let Some(stage) = self.stage {
+            write!(f, "@{}", word(&STAGES, stage))?;
+        }
+        write!(f, "={}", word(&ACTIONS, self.action))
+    }
+}
+
+impl fmt::Display for ActionArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(word(&ACTIONS, *self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_override_reads_back_as_it_was_typed() {
+        for text in ["none=drop", "benign@first=inspect", "malicious@later=pass", "unknown=drop"] {
+            let read: OverrideArg = text.parse().expect(text);
+            assert_eq!(read.to_string(), text);
+        }
+        for text in [
+            "",
+            "=",
+            "malicious",
+            "malicious=burn",
+            "stale=drop",
+            "allowed=drop",
+            "folded=drop",
+            "evil=drop",
+            "none@first=drop",
+            "benign@last=pass",
+        ] {
+            assert!(text.parse::<OverrideArg>().is_err(), "{text:?} was understood");
+        }
+    }
+}

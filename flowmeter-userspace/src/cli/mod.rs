@@ -1,0 +1,90 @@
+//! What can be typed: one struct for each subcommand, as clap reads it. Nothing here knows what it means.
+
+mod evaluation;
+mod live;
+mod model;
+mod pcap;
+mod shared;
+mod values;
+
+pub use evaluation::{AuditArgs, CalibrateArgs, EvaluateArgs};
+pub use live::{ActionArg, LiveArgs, ModeArg, OverrideArg, PrefilterArgs, StageArg, VerdictArg};
+pub use model::{FeaturesArgs, ModelArgs, ModelCommand, ReferenceArg};
+pub use pcap::PcapArgs;
+pub use shared::{FormatArg, OutputArgs, ParsingArgs, ScoringArgs, TimingArgs};
+
+use clap::{Parser, Subcommand};
+
+/// Watches network traffic, turns packets into flows, and tells the malicious from the benign.
+///
+/// Headers only, never payload; every packet passes unchanged, unless it is told otherwise (`live --mode`). Verdicts go to the log, one JSON object a line;
+/// diagnostics go to the standard error.
+#[derive(Debug, Parser)]
+#[command(
+    name = "flowmeter",
+    version,
+    max_term_width = 110,
+    after_help = "Examples:
+  flowmeter live --interface eth0                       verdicts on the standard output
+  flowmeter live --interface eth0 --log verdicts.jsonl  verdicts to a file
+  flowmeter live --interface eth1 --mode divert --inspector ids0
+                                                        only what is not known to be benign goes on to ids0
+  flowmeter pcap capture.pcap.gz                        the same for a capture file
+  flowmeter pcap *.pcap --format parquet --output flows.parquet
+                                                        every feature of every flow, for training
+  flowmeter pcap day.pcap --format csv --set cic-fixed/v1 --no-model
+                                                        the columns of CICFlowMeter
+  flowmeter evaluate flows.jsonl --truth truth.csv --html report.html
+                                                        how good the verdicts are
+  flowmeter calibrate day.jsonl --alerts-per-day 20 --output site.json
+                                                        thresholds for this network
+  flowmeter live --interface eth0 --calibration site.json
+  flowmeter doctor                                      what this machine can do
+
+Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 done but some captures or rows could not be read,
+130 stopped by a signal: what had been read is written."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Say more on the standard error; twice for even more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say only errors on the standard error.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch network interfaces until Ctrl-C or SIGTERM.
+    Live(LiveArgs),
+    /// Read capture files: pcap or pcapng, also gzip or zstd compressed; `-` is the standard input.
+    Pcap(PcapArgs),
+    /// Tell what the pre-filter misses, from the log and the alerts of the inspector behind it.
+    Audit(AuditArgs),
+    /// Say how good verdicts are, from flows whose truth is known.
+    Evaluate(EvaluateArgs),
+    /// Fit thresholds to a network, from its own unlabelled flows.
+    Calibrate(CalibrateArgs),
+    /// Check a model file against the contract.
+    Model(ModelArgs),
+    /// Print the reference page of a feature set, or the list of sets.
+    Features(FeaturesArgs),
+    /// Look at what this machine offers, and say what is missing.
+    Doctor(ScoringArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,74 @@
+//! Arguments that several subcommands share.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::values::duration;
+
+/// Which model scores, and with what library.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Verdicts")]
+pub struct ScoringArgs {
+    /// The ONNX model; by default the one built into this binary. SIGHUP makes `live` load it again.
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// Meter only, without verdicts.
+    #[arg(long, conflicts_with = "model")]
+    pub no_model: bool,
+    /// Thresholds and what is normal for this network, written by `flowmeter calibrate` for the same model.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_model")]
+    pub calibration: Option<PathBuf>,
+    /// ONNX Runtime's shared library; by default it is looked for beside this binary.
+    #[arg(long, value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
+}
+
+/// When flows end.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "When flows end")]
+pub struct TimingArgs {
+    /// A flow without packets for this long has ended (1ms to 1h).
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = duration)]
+    pub idle_timeout: Duration,
+    /// A flow older than this is cut; what goes on is a new flow (1ms to 1h).
+    #[arg(long, value_name = "TIME", default_value = "3600s", value_parser = duration)]
+    pub active_timeout: Duration,
+}
+
+/// Formats in which flows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// The verdict log: one JSON object a line.
+    Jsonl,
+    /// A table with every feature of the set, comma-separated, with a header.
+    Csv,
+    /// The same table as Apache Parquet, with typed columns.
+    Parquet,
+}
+
+/// How flows are written.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// How flows are written.
+    #[arg(short, long, value_enum, default_value_t = FormatArg::Jsonl)]
+    pub format: FormatArg,
+    /// Feature set of the columns, see `flowmeter features`; the model takes its own whatever is written.
+    #[arg(long, value_name = "ID", default_value = "flowmeter/v2")]
+    pub set: String,
+    /// Write every feature into the JSON lines, too; tables always have them.
+    #[arg(long)]
+    pub features: bool,
+}
+
+/// How packets are read.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Packets")]
+pub struct ParsingArgs {
+    /// Look into tunnels (IP in IP, GRE, VXLAN, Geneve): what is inside makes flows of its own, marked with the tunnel's
+    /// identifier, instead of one flow between the tunnel's ends.
+    #[arg(long)]
+    pub tunnels: bool,
+}

@@ -1,0 +1,190 @@
+//! What is meant: typed words become checked settings here, once, with every default and every refusal.
+//!
+//! The kernel's loader, the pre-filter's policy and the agent take these types; none of them knows a flag.
+
+mod prefilter;
+
+pub use prefilter::{Mode, PrefilterSettings};
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use flowmeter_common::lifecycle::Timeouts;
+use flowmeter_common::parse::ParseOptions;
+
+use crate::cli::{FormatArg, LiveArgs, OutputArgs, ParsingArgs, ScoringArgs, TimingArgs};
+use crate::features::FeatureSet;
+
+/// Most flows that a table can hold: 64 GiB of them.
+pub const MAX_FLOWS: u32 = 1 << 26;
+
+/// What `flowmeter live` is to do.
+#[derive(Clone, Debug)]
+pub struct LiveConfig {
+    /// Names of the interfaces to watch.
+    pub interfaces: Vec<String>,
+    /// Where the log goes; `-` is the standard output.
+    pub log: PathBuf,
+    /// Flows that there must be room for.
+    pub max_flows: u32,
+    /// Whether to count what leaves, too.
+    pub egress: bool,
+    /// How often a `stats` line is written.
+    pub stats_interval: Duration,
+    /// What becomes of packets.
+    pub prefilter: PrefilterSettings,
+    /// The folder where programs and maps are left for the next agent.
+    pub pin: Option<PathBuf>,
+    /// How flows are written.
+    pub output: OutputConfig,
+    /// How deep packets are looked into.
+    pub parse: ParseOptions,
+    /// When flows end.
+    pub timeouts: Timeouts,
+    /// What scores; None if nothing does.
+    pub scoring: Option<ScoringConfig>,
+}
+
+impl LiveConfig {
+    /// What was typed.
+    ///
+    /// # Errors
+    /// What was typed does not go together; the message says what does.
+    pub fn new(args: &LiveArgs) -> Result<Self> {
+        ensure!(
+            (1..=MAX_FLOWS).contains(&args.max_flows),
+            "--max-flows must lie between 1 and {MAX_FLOWS}, not {}",
+            args.max_flows
+        );
+        let prefilter = PrefilterSettings::new(&args.prefilter, &args.interface)?;
+        Ok(Self {
+            interfaces: args.interface.clone(),
+            log: args.log.clone(),
+            max_flows: args.max_flows,
+            // What leaves a mirror port was not mirrored to it.
+            egress: !args.no_egress && prefilter.mode != Mode::Divert,
+            stats_interval: args.stats_interval,
+            prefilter,
+            pin: args.prefilter.pin.clone(),
+            output: OutputConfig::new(&args.writing)?,
+            parse: parse_options(&args.parsing),
+            timeouts: timeouts(&args.timing),
+            scoring: ScoringConfig::new(&args.scoring),
+        })
+    }
+}
+
+/// Formats in which flows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The verdict log: one JSON object a line.
+    Jsonl,
+    /// A table with every feature of the set, comma-separated, with a header.
+    Csv,
+    /// The same table as Apache Parquet, with typed columns.
+    Parquet,
+}
+
+impl From<FormatArg> for Format {
+    fn from(typed: FormatArg) -> Self {
+        match typed {
+            FormatArg::Jsonl => Self::Jsonl,
+            FormatArg::Csv => Self::Csv,
+            FormatArg::Parquet => Self::Parquet,
+        }
+    }
+}
+
+/// How flows are written.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputConfig {
+    /// The format.
+    pub format: Format,
+    /// Whose features are the columns.
+    pub set: &'static FeatureSet,
+    /// Whether the JSON lines have every feature, too.
+    pub features: bool,
+}
+
+impl OutputConfig {
+    /// What was typed.
+    ///
+    /// # Errors
+    /// There is no such feature set.
+    pub fn new(args: &OutputArgs) -> Result<Self> {
+        let set = FeatureSet::named(&args.set)?;
+        Ok(Self { format: args.format.into(), set, features: args.features })
+    }
+}
+
+/// What scores.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScoringConfig {
+    /// The model's file; None for the built-in model.
+    pub model: Option<PathBuf>,
+    /// The calibration's file.
+    pub calibration: Option<PathBuf>,
+    /// ONNX Runtime's library; None if it is to be looked for.
+    pub onnxruntime: Option<PathBuf>,
+}
+
+impl ScoringConfig {
+    /// What was typed; None if nothing is to score.
+    pub fn new(args: &ScoringArgs) -> Option<Self> {
+        (!args.no_model).then(|| Self {
+            model: args.model.clone(),
+            calibration: args.calibration.clone(),
+            onnxruntime: args.onnxruntime.clone(),
+        })
+    }
+}
+
+/// When flows end, in the core's unit.
+pub fn timeouts(args: &TimingArgs) -> Timeouts {
+    Timeouts {
+        idle: args.idle_timeout.as_nanos() as u64,
+        active: args.active_timeout.as_nanos() as u64,
+        ..Timeouts::default()
+    }
+}
+
+/// How deep packets are looked into.
+pub fn parse_options(args: &ParsingArgs) -> ParseOptions {
+    ParseOptions { tunnels: args.tunnels }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::features::DEFAULT_SET;
+
+    /// What `flowmeter live` with these words is to do.
+    fn live(words: &[&str]) -> Result<LiveConfig> {
+        let cli = Cli::try_parse_from(["flowmeter", "live"].iter().chain(words))?;
+        let Command::Live(args) = cli.command else { anyhow::bail!("not live") };
+        LiveConfig::new(&args)
+    }
+
+    #[test]
+    fn what_is_not_typed_has_a_default() {
+        let config = live(&["--interface", "eth0"]).expect("a configuration");
+        assert_eq!(config.output.set.id, DEFAULT_SET.id);
+        assert_eq!((config.timeouts, config.egress), (Timeouts::default(), true));
+        assert_eq!(config.scoring, Some(ScoringConfig::default()));
+        assert_eq!(config.prefilter, PrefilterSettings::default());
+    }
+
+    #[test]
+    fn settings_out_of_bounds_are_refused() {
+        for flows in ["0", "67108865"] {
+            let problem = live(&["-i", "eth0", "--max-flows", flows]).expect_err(flows);
+            assert!(format!("{problem:#}").contains("between 1 and 67108864"), "{problem:#}");
+        }
+        let blocks = live(&["-i", "eth0", "--mode", "block"]).expect_err("not confirmed");
+        assert!(format!("{blocks:#}").contains("--yes-drop-traffic"), "{blocks:#}");
+    }
+}
