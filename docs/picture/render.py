@@ -22,7 +22,9 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 SAMPLE = REPOSITORY / "tests" / "sample"
 
-METER = "flowmeter pcap scan-syn.pcap.zst brute-ssh.pcap.zst browse.pcap.zst dns-lookups.pcap.zst -o flows.jsonl"
+METER = (
+    "flowmeter pcap scan-syn.pcap.zst brute-ssh.pcap.zst browse.pcap.zst dns-lookups.pcap.zst -o flows.jsonl"
+)
 SHOW = r"jq -rsf verdicts.jq flows.jsonl | column -ts $'\t'"
 
 # Pixels: a cell of the grid of letters, and the space around it.

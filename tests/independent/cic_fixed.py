@@ -12,6 +12,7 @@ import argparse
 import csv
 import datetime
 import ipaddress
+import itertools
 import re
 import subprocess
 import sys
@@ -25,16 +26,55 @@ IDLE, ACTIVE, LINGER, REUSE = 120 * SECOND, 3600 * SECOND, 2 * SECOND, 60 * SECO
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
 ICMP, TCP, UDP, ICMP6, SCTP = 1, 6, 17, 58, 132
 
-FIELDS = """frame.time_epoch frame.len ieee8021ad.id vlan.id ip.src ip.dst ip.len ip.hdr_len ip.proto ip.frag_offset
-ipv6.src ipv6.dst ipv6.plen ipv6.nxt ipv6.hopopts.nxt ipv6.hopopts.len_oct ipv6.dstopts.nxt ipv6.dstopts.len_oct
-ipv6.routing.nxt ipv6.routing.len_oct ipv6.fraghdr.nxt ipv6.fraghdr.offset
-tcp.srcport tcp.dstport tcp.seq_raw tcp.ack_raw tcp.hdr_len tcp.flags tcp.window_size_value
-udp.srcport udp.dstport sctp.srcport sctp.dstport
-icmp.type icmp.code icmp.ident icmpv6.type icmpv6.code icmpv6.echo.identifier""".split()
+FIELDS = [
+    "frame.time_epoch",
+    "frame.len",
+    "ieee8021ad.id",
+    "vlan.id",
+    "ip.src",
+    "ip.dst",
+    "ip.len",
+    "ip.hdr_len",
+    "ip.proto",
+    "ip.frag_offset",
+    "ipv6.src",
+    "ipv6.dst",
+    "ipv6.plen",
+    "ipv6.nxt",
+    "ipv6.hopopts.nxt",
+    "ipv6.hopopts.len_oct",
+    "ipv6.dstopts.nxt",
+    "ipv6.dstopts.len_oct",
+    "ipv6.routing.nxt",
+    "ipv6.routing.len_oct",
+    "ipv6.fraghdr.nxt",
+    "ipv6.fraghdr.offset",
+    "tcp.srcport",
+    "tcp.dstport",
+    "tcp.seq_raw",
+    "tcp.ack_raw",
+    "tcp.hdr_len",
+    "tcp.flags",
+    "tcp.window_size_value",
+    "udp.srcport",
+    "udp.dstport",
+    "sctp.srcport",
+    "sctp.dstport",
+    "icmp.type",
+    "icmp.code",
+    "icmp.ident",
+    "icmpv6.type",
+    "icmpv6.code",
+    "icmpv6.echo.identifier",
+]
 
 # What tshark must not do: join packets, or number from zero.
-PREFERENCES = """ip.defragment:FALSE ipv6.defragment:FALSE tcp.desegment_tcp_streams:FALSE
-tcp.relative_sequence_numbers:FALSE""".split()
+PREFERENCES = [
+    "ip.defragment:FALSE",
+    "ipv6.defragment:FALSE",
+    "tcp.desegment_tcp_streams:FALSE",
+    "tcp.relative_sequence_numbers:FALSE",
+]
 
 
 def tshark(capture, *words):
@@ -42,14 +82,17 @@ def tshark(capture, *words):
     command = ["tshark", "-n", "-r", capture]
     for preference in PREFERENCES:
         command += ["-o", preference]
-    return subprocess.run(command + list(words), capture_output=True, text=True, check=True).stdout.splitlines()
+    return subprocess.run(
+        command + list(words), capture_output=True, text=True, check=True
+    ).stdout.splitlines()
 
 
 class Packet:
     """One packet as tshark dissected it; `skipped` says why it is in no flow."""
 
     def __init__(self, row):
-        values = dict(zip(FIELDS, row))
+        self.time = 0  # of the capture, set as it is read: never less than before
+        values = dict(zip(FIELDS, row, strict=False))
         first = {name: value.split("|")[0] for name, value in values.items()}
 
         def number(name):
@@ -83,7 +126,10 @@ class Packet:
         else:
             self.skipped = "not IP"
             return
-        self.source, self.target = str(ipaddress.ip_address(self.source)), str(ipaddress.ip_address(self.target))
+        self.source, self.target = (
+            str(ipaddress.ip_address(self.source)),
+            str(ipaddress.ip_address(self.target)),
+        )
         self.header = self.flags = self.window = self.sequence = self.acknowledgement = 0
         self.ports, self.icmp = (0, 0), None
         if not self.later_fragment:
@@ -204,7 +250,8 @@ class Flow:
         if packet.protocol == TCP and not packet.later_fragment:
             own.segment(packet)
             finished = None not in (own.fin_end, other.fin_end, own.highest_ack, other.highest_ack) and not (
-                after(other.fin_end, own.highest_ack) or after(own.fin_end, other.highest_ack))
+                after(other.fin_end, own.highest_ack) or after(own.fin_end, other.highest_ack)
+            )
             if self.closed is None and (packet.has(RST) or finished):
                 self.closed = packet.time
 
@@ -231,7 +278,10 @@ def read_flows(capture):
     words = ["-T", "fields", "-E", "separator=/t", "-E", "occurrence=a", "-E", "aggregator=|"]
     for field in FIELDS:
         words += ["-e", field]
-    living, ended, skipped, now = {}, [], Counter(), 0
+    living: dict[tuple, Flow] = {}
+    ended: list[Flow] = []
+    skipped: Counter = Counter()
+    now = 0
     for line in tshark(capture, *words):
         packet = Packet(line.split("\t"))
         packet.time = now = max(now, packet.stamp)
@@ -240,11 +290,12 @@ def read_flows(capture):
             continue
         ends = frozenset(((packet.source, packet.ports[0]), (packet.target, packet.ports[1])))
         query = packet.icmp is not None and packet.icmp[0] in (
-            (0, 8, 13, 14, 15, 16, 17, 18) if packet.protocol == ICMP else (128, 129))
+            (0, 8, 13, 14, 15, 16, 17, 18) if packet.protocol == ICMP else (128, 129)
+        )
         key = ends, packet.protocol, packet.vlans, packet.later_fragment, query
         flow = living.get(key)
         how = flow.ended_before(packet) if flow else "ended"
-        if how:
+        if flow is None or how:
             if flow:
                 ended.append(flow)
             flow = living[key] = Flow(packet, flow if how == "continued" else None)
@@ -277,7 +328,7 @@ class Moments:
 
 def gaps(packets):
     """Times between successive packets, ns."""
-    return [b.time - a.time for a, b in zip(packets, packets[1:])]
+    return [b.time - a.time for a, b in itertools.pairwise(packets)]
 
 
 def bulks(flow, side):
@@ -297,7 +348,12 @@ def bulks(flow, side):
         count += 1
         pending += packet.payload
         if count == 4:
-            number, packets, volume, time = number + 1, packets + 4, volume + pending, time + packet.time - start
+            number, packets, volume, time = (
+                number + 1,
+                packets + 4,
+                volume + pending,
+                time + packet.time - start,
+            )
         elif count > 4:
             packets, volume, time = packets + 1, volume + packet.payload, time + packet.time - last
         last = packet.time
@@ -307,7 +363,7 @@ def bulks(flow, side):
 def periods(flow):
     """Active and idle periods in whole microseconds."""
     active, idle, start = [], [], flow.all[0].time
-    for a, b in zip(flow.all, flow.all[1:]):
+    for a, b in zip(flow.all, flow.all[1:], strict=False):
         if b.time - a.time > 5 * SECOND:
             active.append(a.time - start)
             idle.append((b.time - a.time) // 1000)
@@ -321,7 +377,7 @@ def periods(flow):
 def timestamp(time):
     """RFC 3339 in UTC."""
     seconds, fraction = divmod(time, SECOND)
-    whole = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    whole = datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{whole}.{fraction:09}".rstrip("0").rstrip(".") + "Z"
 
 
@@ -333,7 +389,7 @@ def columns(flow):
     payload = [packet.payload for packet in flow.all]
     lengths = Moments(payload)
     sides = [Moments([packet.payload for packet in packets]) for packets in (forward, backward)]
-    row = {}
+    row: dict[str, str | int | Fraction] = {}
 
     def flags(packets, flag):
         return sum(packet.has(flag) for packet in packets)
@@ -345,12 +401,15 @@ def columns(flow):
     row["Protocol"], row["Timestamp"] = protocol, timestamp(flow.first)
     row["Flow Duration"] = Fraction(duration, us)
     row["Total Fwd Packet"], row["Total Bwd packets"] = len(forward), len(backward)
-    for name, side in zip(("Fwd", "Bwd"), sides):
+    for name, side in zip(("Fwd", "Bwd"), sides, strict=False):
         row[f"Total Length of {name} Packet"] = side.total
         row[f"{name} Packet Length Max"], row[f"{name} Packet Length Min"] = side.high, side.low
         row[f"{name} Packet Length Mean"], row[f"{name} Packet Length Std"] = side.mean, side.std
         row[f"{name} Segment Size Avg"] = side.mean
-    rate = (lambda amount, otherwise: Fraction(amount * SECOND, duration) if duration else otherwise)
+
+    def rate(amount, otherwise):
+        return Fraction(amount * SECOND, duration) if duration else otherwise
+
     row["Flow Bytes/s"], row["Flow Packets/s"] = rate(sum(payload), -1), rate(len(flow.all), -1)
     for name, packets in (("Flow", flow.all), ("Fwd", forward), ("Bwd", backward)):
         gap = Moments(gaps(packets), us)
@@ -367,12 +426,20 @@ def columns(flow):
     row["Packet Length Min"], row["Packet Length Max"] = lengths.low, lengths.high
     row["Packet Length Mean"], row["Average Packet Size"] = lengths.mean, lengths.mean
     row["Packet Length Std"], row["Packet Length Variance"] = lengths.std, lengths.variance
-    for flag, value in (("FIN", FIN), ("SYN", SYN), ("RST", RST), ("PSH", PSH), ("ACK", ACK), ("URG", URG),
-                        ("CWR", CWR), ("ECE", ECE)):
+    for flag, value in (
+        ("FIN", FIN),
+        ("SYN", SYN),
+        ("RST", RST),
+        ("PSH", PSH),
+        ("ACK", ACK),
+        ("URG", URG),
+        ("CWR", CWR),
+        ("ECE", ECE),
+    ):
         row[f"{flag} Flag Count"] = flags(flow.all, value)
     row["Down/Up Ratio"] = Fraction(len(backward), len(forward)) if forward else 0
-    for name, side in (("Fwd", False), ("Bwd", True)):
-        number, packets, volume, time = bulks(flow, side)
+    for name, backwards in (("Fwd", False), ("Bwd", True)):
+        number, packets, volume, time = bulks(flow, backwards)
         row[f"{name} Bytes/Bulk Avg"] = Fraction(volume, number) if number else 0
         row[f"{name} Packet/Bulk Avg"] = Fraction(packets, number) if number else 0
         row[f"{name} Bulk Rate Avg"] = Fraction(volume * SECOND, time) if time else 0
@@ -381,7 +448,7 @@ def columns(flow):
         row[f"Subflow {name} Packets"] = Fraction(len(packets), subflows)
         row[f"Subflow {name} Bytes"] = side.total / subflows
         row[f"{'FWD' if name == 'Fwd' else name} Init Win Bytes"] = packets[0].window if packets else 0
-    for name, values in zip(("Active", "Idle"), periods(flow)):
+    for name, values in zip(("Active", "Idle"), periods(flow), strict=False):
         moments = Moments(values)
         row[f"{name} Mean"], row[f"{name} Std"] = moments.mean, moments.std
         row[f"{name} Max"], row[f"{name} Min"] = moments.high, moments.low
@@ -403,7 +470,12 @@ def compare_columns(capture, table):
         theirs = list(csv.DictReader(file))
 
     def order(row):
-        return row["Flow ID"], row["Timestamp"], float(row["Total Fwd Packet"]), float(row["Total Bwd packets"])
+        return (
+            row["Flow ID"],
+            row["Timestamp"],
+            float(row["Total Fwd Packet"]),
+            float(row["Total Bwd packets"]),
+        )
 
     ours = sorted((columns(flow) for flow in flows), key=order)
     theirs.sort(key=order)
@@ -413,7 +485,7 @@ def compare_columns(capture, table):
         names = Counter(row["Flow ID"] for row in ours), Counter(row["Flow ID"] for row in theirs)
         wrong += [f"  only here: {name}" for name in (names[0] - names[1])]
         wrong += [f"  only in the table: {name}" for name in (names[1] - names[0])]
-    for own, other in zip(ours, theirs) if not wrong else ():
+    for own, other in zip(ours, theirs, strict=False) if not wrong else ():
         if set(own) - set(other) or len(own) != 93:
             wrong.append(f"columns differ: {set(own) ^ set(other)}")
             break
@@ -423,21 +495,25 @@ def compare_columns(capture, table):
                 if value != other[name]:
                     wrong.append(f"{own['Flow ID']} {name}: {value} here, {other[name]} in the table")
                 continue
-            value, found = float(value), float(other[name])
-            difference = abs(value - found) / max(1.0, abs(value), abs(found))
+            computed, found = float(value), float(other[name])
+            difference = abs(computed - found) / max(1.0, abs(computed), abs(found))
             worst = max(worst, difference)
             if not difference <= TOLERANCE:
-                wrong.append(f"{own['Flow ID']} {own['Timestamp']} {name}: {value!r} here, {found!r} in the table")
+                wrong.append(
+                    f"{own['Flow ID']} {own['Timestamp']} {name}: {computed!r} here, {found!r} in the table"
+                )
     for line in wrong[:20]:
         print(line)
-    print(f"{capture}: {len(ours)} flows, {compared} values, {len(wrong)} differ, largest difference {worst:.2g}, "
-          f"packets in no flow: {dict(skipped)}")
+    print(
+        f"{capture}: {len(ours)} flows, {compared} values, {len(wrong)} differ, largest difference {worst:.2g}, "
+        f"packets in no flow: {dict(skipped)}"
+    )
     return len(wrong)
 
 
 def conversations(capture, kind):
     """tshark's packets of each conversation and direction."""
-    found = defaultdict(int)
+    found: defaultdict[tuple, int] = defaultdict(int)
     # A, B, then frames towards A with their bytes (rounded, with a unit), and frames towards B.
     pattern = re.compile(r"^(\S+):(\d+)\s+<->\s+(\S+):(\d+)\s+(\d+)\s+\d+ \w+\s+(\d+) ")
     for line in tshark(capture, "-q", "-z", f"conv,{kind}"):
@@ -452,7 +528,10 @@ def conversations(capture, kind):
 
 def compare_conversations(capture, table):
     """Prints differences; returns how many there are."""
-    ours = {kind: (defaultdict(int), defaultdict(int)) for kind in ("tcp", "udp")}
+    Sums = defaultdict[tuple, int]
+    ours: dict[str, tuple[Sums, Sums]] = {
+        kind: (defaultdict(int), defaultdict(int)) for kind in ("tcp", "udp")
+    }
     with open(table, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             kind = {TCP: "tcp", UDP: "udp"}.get(int(row["protocol"]))
@@ -465,12 +544,28 @@ def compare_conversations(capture, table):
     for kind, (packets, volume) in ours.items():
         theirs = conversations(capture, kind)
         # Bytes of IP packets: tshark's statistics count frames and round, so its own fields are summed.
-        fields = ["ip.src", "ip.dst", "ipv6.src", "ipv6.dst", f"{kind}.srcport", f"{kind}.dstport", "ip.len", "ipv6.plen"]
+        fields = [
+            "ip.src",
+            "ip.dst",
+            "ipv6.src",
+            "ipv6.dst",
+            f"{kind}.srcport",
+            f"{kind}.dstport",
+            "ip.len",
+            "ipv6.plen",
+        ]
         words = [word for field in fields for word in ("-e", field)]
-        sums = defaultdict(int)
-        for line in tshark(capture, "-Y", f"{kind} and not icmp and not icmpv6", "-T", "fields", "-E", "occurrence=f", *words):
+        sums: defaultdict[tuple, int] = defaultdict(int)
+        for line in tshark(
+            capture, "-Y", f"{kind} and not icmp and not icmpv6", "-T", "fields", "-E", "occurrence=f", *words
+        ):
             v4, v4_to, v6, v6_to, port, to_port, size, plen = line.split("\t")
-            way = (str(ipaddress.ip_address(v4 or v6)), int(port), str(ipaddress.ip_address(v4_to or v6_to)), int(to_port))
+            way = (
+                str(ipaddress.ip_address(v4 or v6)),
+                int(port),
+                str(ipaddress.ip_address(v4_to or v6_to)),
+                int(to_port),
+            )
             sums[way] += int(size) if size else int(plen) + 40
         for what, own, other in (("packets", packets, theirs), ("bytes", volume, sums)):
             for way in set(own) | set(other):
@@ -484,7 +579,9 @@ def compare_conversations(capture, table):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--conversations", action="store_true")
     parser.add_argument("capture")
     parser.add_argument("flows")

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "training"))
-from contract import OPSET, write  # noqa: E402
+from flowmeter_training.contract import OPSET, write  # noqa: E402
 
 # Bytes: benign below the first, malicious from the second on, broken from the third on.
 BENIGN, MALICIOUS, BROKEN = 300.0, 600.0, 1200.0
@@ -32,13 +32,26 @@ def model():
         helper.make_node("Concat", ["benign", "malicious"], ["probabilities"], axis=1),
     ]
     graph = helper.make_graph(
-        nodes, "by-size",
+        nodes,
+        "by-size",
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, 1])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, 2])],
-        [numpy_helper.from_array(numpy.float32(value), name) for name, value in constants.items()])
+        [
+            numpy_helper.from_array(numpy.array(value, dtype="float32"), name)
+            for name, value in constants.items()
+        ],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET[""])], ir_version=8)
 
 
-write(model(), ROOT / "tests" / "models" / "by-size.onnx", name="by-size", feature_set="flowmeter/v1",
-      inputs=["size_max"], threshold_malicious=MALICIOUS / 1000, threshold_benign=BENIGN / 1000,
-      ranges=[[0.0, 1e9]], golden=numpy.array([100.0], dtype=numpy.float32))
+write(
+    model(),
+    ROOT / "tests" / "models" / "by-size.onnx",
+    name="by-size",
+    feature_set="flowmeter/v1",
+    inputs=["size_max"],
+    threshold_malicious=MALICIOUS / 1000,
+    threshold_benign=BENIGN / 1000,
+    ranges=[[0.0, 1e9]],
+    golden=numpy.array([100.0], dtype=numpy.float32),
+)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a small model of each kind for the tests: tests/models/KIND.onnx, and what the kind's own library says of some flows.
 
-    kinds.py --bin ../../target/release/flowmeter --output ../../tests/models [KIND...]
+    python training/examples/kinds.py --bin target/release/flowmeter --output tests/models [KIND...]
 
 They are fitted on the recorded sample to be examples of the contract, not to be good.
 """
@@ -16,13 +16,27 @@ import numpy
 FOLDER = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-import contract  # noqa: E402
-import flows  # noqa: E402
+from flowmeter_training import contract, flows  # noqa: E402
 
 # Inputs from more than one feature set.
-OWN = ["duration", "forward_packets", "backward_packets", "forward_payload_bytes", "backward_payload_bytes", "gap_mean",
-       "size_mean", "backward_data_share"]
-CIC = ["Flow Duration", "Total Fwd Packet", "Total Bwd packets", "Flow Bytes/s", "SYN Flag Count", "Packet Length Mean"]
+OWN = [
+    "duration",
+    "forward_packets",
+    "backward_packets",
+    "forward_payload_bytes",
+    "backward_payload_bytes",
+    "gap_mean",
+    "size_mean",
+    "backward_data_share",
+]
+CIC = [
+    "Flow Duration",
+    "Total Fwd Packet",
+    "Total Bwd packets",
+    "Flow Bytes/s",
+    "SYN Flag Count",
+    "Packet Length Mean",
+]
 # Flows whose scores are kept.
 KEPT = 16
 
@@ -31,31 +45,37 @@ def scikit_learn(x, y):
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(x, y)
     return model, model.predict_proba(x)[:, 1]
 
 
 def scikit_learn_histogram(x, y):
     from sklearn.ensemble import HistGradientBoostingClassifier
+
     model = HistGradientBoostingClassifier(max_iter=8, max_leaf_nodes=6, random_state=1).fit(x, y)
     return model, model.predict_proba(x)[:, 1]
 
 
 def lightgbm(x, y):
     from lightgbm import LGBMClassifier
-    model = LGBMClassifier(n_estimators=10, num_leaves=6, random_state=1, deterministic=True, force_row_wise=True,
-                           verbose=-1).fit(x, y)
-    return model, model.predict_proba(x)[:, 1]
+
+    model = LGBMClassifier(
+        n_estimators=10, num_leaves=6, random_state=1, deterministic=True, force_row_wise=True, verbose=-1
+    ).fit(x, y)
+    return model, numpy.asarray(model.predict_proba(x))[:, 1]
 
 
 def xgboost(x, y):
     from xgboost import XGBClassifier
+
     model = XGBClassifier(n_estimators=10, max_depth=3, random_state=1, n_jobs=1).fit(x, y)
     return model, model.predict_proba(x)[:, 1]
 
 
 def pytorch(x, y):
     import torch
+
     torch.manual_seed(1)
     # Not from numpy: a torch that is older than it cannot take its arrays.
     inputs, truth = torch.tensor(x.tolist()), torch.tensor(y.tolist(), dtype=torch.float32)[:, None]
@@ -63,7 +83,12 @@ def pytorch(x, y):
     class Net(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            layers = torch.nn.Linear(x.shape[1], 8), torch.nn.ReLU(), torch.nn.Linear(8, 1), torch.nn.Sigmoid()
+            layers = (
+                torch.nn.Linear(x.shape[1], 8),
+                torch.nn.ReLU(),
+                torch.nn.Linear(8, 1),
+                torch.nn.Sigmoid(),
+            )
             self.layers = torch.nn.Sequential(*layers)
 
         def forward(self, features):
@@ -89,8 +114,12 @@ KINDS = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bin", type=pathlib.Path, required=True, help="the flowmeter binary, which computes the features")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--bin", type=pathlib.Path, required=True, help="the flowmeter binary, which computes the features"
+    )
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for the models")
     parser.add_argument("kind", nargs="*", help=f"which; by default all: {', '.join(KINDS)}")
     arguments = parser.parse_args()
@@ -101,13 +130,24 @@ def main():
         model, scores = fit(x.to_numpy(), table.label.to_numpy())
         path = arguments.output / f"{kind}.onnx"
         contract.export(
-            model, path, name=kind, feature_set=feature_set, table=x, benign=table.label == 0, threshold_malicious=0.9,
-            threshold_benign=0.1)
+            model,
+            path,
+            name=kind,
+            feature_set=feature_set,
+            table=x,
+            benign=table.label == 0,
+            threshold_malicious=0.9,
+            threshold_benign=0.1,
+        )
         kept = numpy.linspace(0, len(x) - 1, KEPT).astype(int)
         rows = [{"input": [float(value) for value in x.iloc[i]], "score": float(scores[i])} for i in kept]
-        path.with_suffix(".json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
-        print(f"{path}: {path.stat().st_size} bytes, {len(x)} flows, "
-              f"{((scores > 0.5) == table.label).mean():.3f} of them told right")
+        path.with_suffix(".json").write_text(
+            "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8"
+        )
+        print(
+            f"{path}: {path.stat().st_size} bytes, {len(x)} flows, "
+            f"{((scores > 0.5) == table.label).mean():.3f} of them told right"
+        )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use crate::build;
 use crate::command::{self, install, is_root, run};
 use crate::fuzz;
+use crate::python;
 use crate::setup::{self, packages};
 use crate::workspace;
 
@@ -25,12 +26,13 @@ pub fn test() -> Result<()> {
     run(cargo().args(["test", "--release", "--no-fail-fast"]).args(build::EVERYTHING))
 }
 
-/// Format and lints of all crates; a warning is an error.
+/// Format and lints of all crates and all Python; a warning is an error.
 pub fn lint() -> Result<()> {
     ensure_component("rustfmt")?;
     ensure_component("clippy")?;
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo().args(["fmt", "--manifest-path", fuzz::MANIFEST, "--check"]))?;
+    python::lint()?;
     // The agent embeds the kernel programs, so they come first.
     build::kernel_programs()?;
     let clippy = ["clippy", "--release", "--all-targets", "--quiet"];

@@ -10,6 +10,7 @@ mod command;
 mod fuzz;
 #[path = "../../flowmeter-userspace/src/model/onnxruntime_pin.rs"]
 mod onnxruntime_pin;
+mod python;
 mod setup;
 mod train;
 mod workspace;

@@ -1,13 +1,13 @@
-//! Fits the built-in model: an environment of Python, recordings, then `training/train.py`.
+//! Fits the built-in model: an environment of Python, recordings, then `training/flowmeter_training`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::command::{self, install, is_root, run};
+use crate::command::{self, is_root, run};
+use crate::python;
 use crate::setup::packages;
 use crate::workspace;
 
@@ -40,13 +40,14 @@ pub struct Options {
 
 /// Sets up what is missing, and fits.
 pub fn fit(options: &Options) -> Result<()> {
-    let python = python()?;
+    let python = python::environment("python", "training/requirements.txt", "training")?;
     let recordings = match options.recordings.is_empty() {
         true => vec![record(options.rounds)?],
         false => options.recordings.clone(),
     };
     let mut command = Command::new(python);
-    command.arg(workspace::root().join("training/train.py"));
+    command.env("PYTHONPATH", workspace::root().join("training"));
+    command.args(["-m", "flowmeter_training.train"]);
     command.arg("--bin").arg(workspace::release("flowmeter"));
     if let (Some(corpus), Some(unpacked)) = (&options.corpus, &options.unpacked) {
         command.arg("--corpus").arg(corpus).arg("--unpacked").arg(unpacked);
@@ -55,30 +56,6 @@ pub fn fit(options: &Options) -> Result<()> {
     command.arg("--seed").arg(options.seed.to_string());
     command.arg("--output").arg(&options.output).arg("--card").arg(&options.card);
     run(&mut command)
-}
-
-/// Python with the packages of training/requirements.txt, in an environment of its own below target/.
-fn python() -> Result<PathBuf> {
-    let wanted = workspace::root().join("training/requirements.txt");
-    let text = fs::read_to_string(&wanted).with_context(|| format!("cannot read {}", wanted.display()))?;
-    let folder = workspace::target().join("python");
-    let (python, stamp) = (folder.join("bin/python"), folder.join("requirements.txt"));
-    if fs::read_to_string(&stamp).is_ok_and(|present| present == text) {
-        return Ok(python);
-    }
-    if command::find("python3").is_none() {
-        bail!("training needs python3, 3.11 or newer, with its venv module (Debian: python3-venv)");
-    }
-    install(
-        "an environment of Python for training",
-        Command::new("python3").args(["-m", "venv"]).arg(&folder),
-    )?;
-    install(
-        "LightGBM, scikit-learn and ONNX into it",
-        Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(&wanted),
-    )?;
-    fs::write(&stamp, text).with_context(|| format!("cannot write {}", stamp.display()))?;
-    Ok(python)
 }
 
 /// Recordings of that many rounds, made unless they are there.

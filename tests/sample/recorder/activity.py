@@ -24,13 +24,21 @@ class Activity:
 TABLE = {}
 
 
-def activity(label, category, description, versions=(4, 6), expression="host {client} and host {server}",
-             at_client=False):
+def activity(
+    label,
+    category,
+    description,
+    versions=(4, 6),
+    expression="host {client} and host {server}",
+    at_client=False,
+):
     """Puts a function into the table, under its own name."""
+
     def enter(function):
         name = function.__name__.replace("_", "-")
         TABLE[name] = Activity(name, label, category, description, function, versions, expression, at_client)
         return function
+
     return enter
 
 

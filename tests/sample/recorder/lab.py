@@ -18,7 +18,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 def sh(*words, check=True):
     """Runs a command to its end, quietly; a failure shows what it said."""
-    run = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if check and run.returncode:
         raise RuntimeError(f"{' '.join(words)}: {run.stdout.strip()}")
     return run.stdout
@@ -45,12 +45,44 @@ class Host:
         self.sysctl("net.ipv6.conf.default.accept_dad", 0)
         self.sysctl("net.ipv6.conf.default.router_solicitations", 0)
         self.sysctl("net.ipv6.conf.default.addr_gen_mode", 1)
-        sh("ip", "-n", name, "link", "add", "eth0", "address", self.mac, "type", "veth", "peer", "name", self.port,
-           "netns", wire)
+        sh(
+            "ip",
+            "-n",
+            name,
+            "link",
+            "add",
+            "eth0",
+            "address",
+            self.mac,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            self.port,
+            "netns",
+            wire,
+        )
         # Frames as a network carries them: no segments that only a network card would have cut.
         for namespace, interface in ((name, "eth0"), (wire, self.port)):
-            sh("ip", "netns", "exec", namespace, "ethtool", "-K", interface, "tx", "off", "rx", "off", "tso", "off",
-               "gso", "off", "gro", "off")
+            sh(
+                "ip",
+                "netns",
+                "exec",
+                namespace,
+                "ethtool",
+                "-K",
+                interface,
+                "tx",
+                "off",
+                "rx",
+                "off",
+                "tso",
+                "off",
+                "gso",
+                "off",
+                "gro",
+                "off",
+            )
         sh("ip", "netns", "exec", wire, "sysctl", "-qw", f"net.ipv6.conf.{self.port}.disable_ipv6=1")
         sh("ip", "-n", wire, "link", "set", self.port, "up")
         for interface in ("lo", "eth0"):
@@ -59,14 +91,27 @@ class Host:
         for version, address in ((4, f"{self.ip4}/32"), (6, f"{self.ip6}/128")):
             gateway = GATEWAY[version]
             sh("ip", "-n", name, f"-{version}", "address", "add", address, "dev", "eth0")
-            sh("ip", "-n", name, "neighbour", "add", gateway, "lladdr", GATEWAY_MAC, "dev", "eth0", "nud", "permanent")
+            sh(
+                "ip",
+                "-n",
+                name,
+                "neighbour",
+                "add",
+                gateway,
+                "lladdr",
+                GATEWAY_MAC,
+                "dev",
+                "eth0",
+                "nud",
+                "permanent",
+            )
             sh("ip", "-n", name, f"-{version}", "route", "add", gateway, "dev", "eth0")
             sh("ip", "-n", name, f"-{version}", "route", "add", "default", "via", gateway, "dev", "eth0")
         hops = rng.choice([64, 64, 128, 255]) - rng.randrange(0, 12)
         self.sysctl("net.ipv4.ip_default_ttl", hops)
         self.sysctl("net.ipv6.conf.all.hop_limit", hops)
         self.sysctl("net.ipv6.conf.eth0.hop_limit", hops)
-        self.sysctl("net.ipv4.tcp_rmem", "4096 {} 6291456".format(rng.choice([16384, 65536, 87380, 131072, 262144])))
+        self.sysctl("net.ipv4.tcp_rmem", f"4096 {rng.choice([16384, 65536, 87380, 131072, 262144])} 6291456")
         self.sysctl("net.ipv4.tcp_timestamps", rng.choice([1, 1, 0]))
         self.sysctl("net.ipv4.tcp_window_scaling", rng.choice([1, 1, 1, 0]))
         self.sysctl("net.ipv4.tcp_sack", rng.choice([1, 1, 1, 0]))
@@ -110,11 +155,13 @@ class Host:
 
     def inside(self, function, *arguments):
         """Starts a thread that calls `function` within the namespace; sockets made there belong to it for good."""
+
         def enter():
             with open(f"/run/netns/{self.namespace}", "rb") as namespace:
                 if LIBC.setns(namespace.fileno(), CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), f"setns to {self.namespace}")
             function(*arguments)
+
         thread = threading.Thread(target=enter, daemon=True)
         thread.start()
         return thread
@@ -158,8 +205,14 @@ class Lab:
         self.temporary = tempfile.TemporaryDirectory(prefix=self.prefix)
         self.directory = pathlib.Path(self.temporary.name)
         self.directory.chmod(0o755)  # servers that give up their privileges read their files here
-        self.networks = [ipaddress.ip_network(n) for n in (
-            f"10.{rng.randrange(256)}.{rng.randrange(256)}.0/24", "198.51.100.0/24", "203.0.113.0/24")]
+        self.networks = [
+            ipaddress.ip_network(n)
+            for n in (
+                f"10.{rng.randrange(256)}.{rng.randrange(256)}.0/24",
+                "198.51.100.0/24",
+                "203.0.113.0/24",
+            )
+        ]
         self.taken = set()
 
     def next_addresses(self, rng):
@@ -187,12 +240,25 @@ class Lab:
                 self.hosts.append(host)
                 host.make(self.rng)
             config = self.directory / "wire.json"
-            config.write_text(json.dumps({"gateway": GATEWAY_MAC, "ports": [
-                {"interface": h.port, "mac": h.mac, "addresses": [h.ip4, h.ip6]} for h in self.hosts]}))
+            config.write_text(
+                json.dumps(
+                    {
+                        "gateway": GATEWAY_MAC,
+                        "ports": [
+                            {"interface": h.port, "mac": h.mac, "addresses": [h.ip4, h.ip6]}
+                            for h in self.hosts
+                        ],
+                    }
+                )
+            )
             program = pathlib.Path(__file__).with_name("wire.py")
             self.process = subprocess.Popen(
-                ["ip", "netns", "exec", self.wire, "python3", str(program), str(config)], start_new_session=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                ["ip", "netns", "exec", self.wire, "python3", str(program), str(config)],
+                start_new_session=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             self.process.stdout.readline()
         except BaseException:
             self.__exit__()

@@ -12,7 +12,14 @@ import subprocess
 import threading
 import time
 
-SIZES = {"tiny": 300, "small": 4_000, "page": 25_000, "image": 120_000, "large": 600_000, "package": 1_500_000}
+SIZES = {
+    "tiny": 300,
+    "small": 4_000,
+    "page": 25_000,
+    "image": 120_000,
+    "large": 600_000,
+    "package": 1_500_000,
+}
 PASSWORD = "correct-horse"
 
 
@@ -33,9 +40,28 @@ def web(host):
     """nginx: HTTP on 80, HTTPS on 443, a password before /private/."""
     root, base = files(host), host.directory
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", base / "key.pem", "-out",
-         base / "cert.pem", "-days", "2", "-subj", "/CN=lab.example"], check=True, stderr=subprocess.DEVNULL)
-    hashed = subprocess.run(["openssl", "passwd", "-apr1", PASSWORD], check=True, capture_output=True, text=True).stdout
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            base / "key.pem",
+            "-out",
+            base / "cert.pem",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=lab.example",
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    hashed = subprocess.run(
+        ["openssl", "passwd", "-apr1", PASSWORD], check=True, capture_output=True, text=True
+    ).stdout
     (base / "htpasswd").write_text(f"member:{hashed}")
     (base / "nginx.conf").write_text(f"""
 daemon off; user root; worker_processes 1; pid {base}/nginx.pid; error_log /dev/null;
@@ -65,7 +91,9 @@ def ssh(host):
     """OpenSSH; the client's key lies beside it."""
     base = host.directory
     for name in ("hostkey", "clientkey"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", base / name], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", base / name], check=True
+        )
     shutil.copy(base / "clientkey.pub", base / "authorized")
     pathlib.Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     (base / "sshd.conf").write_text(f"""
@@ -86,9 +114,20 @@ Subsystem sftp internal-sftp
 
 def names(host):
     """dnsmasq: answers any name, some with several records and long texts."""
-    words = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--no-resolv", "--no-hosts",
-             "--pid-file=", "--log-facility=/dev/null", "--address=/#/198.51.100.7", "--address=/#/2001:db8::7",
-             "--mx-host=lab.example,mail.lab.example,10", "--txt-record=lab.example," + "v=spf1 -all " * 8]
+    words = [
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--user=root",
+        "--no-resolv",
+        "--no-hosts",
+        "--pid-file=",
+        "--log-facility=/dev/null",
+        "--address=/#/198.51.100.7",
+        "--address=/#/2001:db8::7",
+        "--mx-host=lab.example,mail.lab.example,10",
+        "--txt-record=lab.example," + "v=spf1 -all " * 8,
+    ]
     words += [f"--host-record=cdn{i}.lab.example,203.0.113.{j}" for i in range(3) for j in range(1, 6)]
     words += ["--txt-record=big.lab.example," + ",".join("x" * 250 for _ in range(9))]
     host.spawn(words)
@@ -103,7 +142,9 @@ def iperf(host):
 
 def rsync(host):
     """rsync's own daemon, offering the web pages."""
-    (host.directory / "rsyncd.conf").write_text(f"use chroot = no\n[pages]\npath = {files(host)}\nread only = yes\n")
+    (host.directory / "rsyncd.conf").write_text(
+        f"use chroot = no\n[pages]\npath = {files(host)}\nread only = yes\n"
+    )
     host.spawn(["rsync", "--daemon", "--no-detach", "--config", host.directory / "rsyncd.conf"])
     return 873
 
@@ -225,6 +266,7 @@ def lines(connection):
 
 def mail(host):
     """Takes mail by SMTP as RFC 5321 has it, and forgets it."""
+
     def talk(connection):
         connection.sendall(b"220 mail.lab.example ESMTP\r\n")
         content = False
@@ -245,21 +287,25 @@ def mail(host):
                 return
             else:
                 connection.sendall(b"250 ok\r\n")
+
     return tcp_server(host, 25, talk)
 
 
 def chat(host):
     """Answers each line after a while, as someone who types."""
+
     def talk(connection):
         dice = random.Random(2)
         for _ in lines(connection):
             time.sleep(dice.uniform(0.05, 1.0))
             connection.sendall(b"y" * dice.randrange(8, 160) + b"\n")
+
     return tcp_server(host, 5222, talk)
 
 
 def longpoll(host):
     """An HTTP server that answers only when there is news."""
+
     def talk(connection):
         dice = random.Random()
         for line in lines(connection):
@@ -268,41 +314,50 @@ def longpoll(host):
             time.sleep(dice.uniform(0.3, 3.0))
             body = b"{}" * dice.randrange(4, 300)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
     return tcp_server(host, 8090, talk)
 
 
 def records(host):
     """A database of sorts: a short question, an answer of any size, on one long connection."""
+
     def talk(connection):
         dice = random.Random(4)
         for _ in lines(connection):
             connection.sendall(b"r" * int(dice.lognormvariate(5.5, 1.3)) + b"\n")
+
     return tcp_server(host, 5432, talk)
 
 
 def sink(host):
     """Takes whatever comes and says little: where stolen data goes, and what steers bots."""
+
     def talk(connection):
         while connection.recv(65536):
             pass
+
     return tcp_server(host, 4443, talk)
 
 
 def control(host):
     """What a bot asks for orders: mostly there are none."""
+
     def talk(connection):
         dice = random.Random()
         for _ in lines(connection):
             connection.sendall(b"0" * dice.choice([16, 16, 16, 64, 700]) + b"\n")
+
     return tcp_server(host, 8443, talk)
 
 
 def clock(host):
     """Answers NTP requests (RFC 5905) with this machine's time."""
+
     def answer(data):
         if len(data) >= 48:
             now = int((time.time() + 2_208_988_800) * 2**32).to_bytes(8, "big")
             yield bytes([0x24, 2, data[2], 0xEC]) + bytes(12) + now + data[40:48] + now + now
+
     return udp_server(host, 123, answer)
 
 
@@ -317,9 +372,23 @@ def quiet(host):
 
 
 START = {
-    "web": web, "simple_web": simple_web, "ssh": ssh, "names": names, "iperf": iperf, "rsync": rsync, "ftp": ftp,
-    "mqtt": mqtt, "mail": mail, "chat": chat, "longpoll": longpoll, "records": records, "sink": sink,
-    "control": control, "clock": clock, "echo": echo, "quiet": quiet,
+    "web": web,
+    "simple_web": simple_web,
+    "ssh": ssh,
+    "names": names,
+    "iperf": iperf,
+    "rsync": rsync,
+    "ftp": ftp,
+    "mqtt": mqtt,
+    "mail": mail,
+    "chat": chat,
+    "longpoll": longpoll,
+    "records": records,
+    "sink": sink,
+    "control": control,
+    "clock": clock,
+    "echo": echo,
+    "quiet": quiet,
 }
 UDP_SERVICES = {"clock", "echo", "quiet"}
 
@@ -331,7 +400,9 @@ def need(host, name):
         host.services[name] = port
         for _ in range(100):
             words = ["ss", "-Hlnu" if name in UDP_SERVICES else "-Hlnt", f"sport = :{port}"]
-            if subprocess.run(["ip", "netns", "exec", host.namespace, *words], capture_output=True).stdout:
+            if subprocess.run(
+                ["ip", "netns", "exec", host.namespace, *words], capture_output=True, check=False
+            ).stdout:
                 break
             time.sleep(0.05)
         else:

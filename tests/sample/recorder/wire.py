@@ -66,7 +66,7 @@ class Wire:
         self.gateway = bytes.fromhex(config["gateway"].replace(":", ""))
         self.ports = [Port(entry) for entry in config["ports"]]
         self.table = {}
-        for port, entry in zip(self.ports, config["ports"]):
+        for port, entry in zip(self.ports, config["ports"], strict=False):
             for address in entry["addresses"]:
                 self.table[ipaddress.ip_address(address).packed] = port
         self.jitter = self.loss = 0.0
@@ -158,4 +158,5 @@ if __name__ == "__main__":
         wire = Wire(json.load(file))
     print("ready", flush=True)
     # Unbuffered by hand: a line that select() has announced must not hide behind another one in a buffer.
-    wire.run(open(sys.stdin.fileno(), "r", buffering=1, encoding="utf-8", closefd=False))
+    with open(sys.stdin.fileno(), buffering=1, encoding="utf-8", closefd=False) as orders:
+        wire.run(orders)

@@ -7,12 +7,15 @@ import io
 import json
 import pathlib
 import unittest.mock
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy
 import onnx
 import onnxruntime
+import pandas
 
-from weighting import weighted_quantile
+from .weighting import Array, weighted_quantile
 
 # Opsets that every ONNX Runtime of the last years has.
 OPSET = {"": 15, "ai.onnx.ml": 3}
@@ -23,8 +26,19 @@ BINS = numpy.arange(0.1, 0.95, 0.1)
 
 
 def export(
-        model, path, *, name, feature_set, table, benign, threshold_malicious, threshold_benign, weight=None, ranges=None,
-        calibration=None):
+    model: Any,
+    path: str | pathlib.Path,
+    *,
+    name: str,
+    feature_set: str,
+    table: pandas.DataFrame,
+    benign: Array | pandas.Series,
+    threshold_malicious: float,
+    threshold_benign: float,
+    weight: Array | pandas.Series | None = None,
+    ranges: list[list[float]] | None = None,
+    calibration: tuple[float, float] | None = None,
+) -> None:
     """Writes a classifier of the classes 0 (benign) and 1 (malicious).
 
     `table` has the training flows, a column an input under the feature's name, in the model's order; `benign` and `weight`
@@ -38,49 +52,80 @@ def export(
     if classes != [0, 1]:
         raise ValueError(f"the model's classes are {classes}; they must be [0, 1]: benign, malicious")
 
-    def quantiles(share):
+    def quantiles(share: float) -> list[float]:
         return [weighted_quantile(column, weight[benign], share) for column in values[benign].T]
 
     if ranges is None:
-        ranges = [[float(low), float(high)] for low, high in zip(values.min(axis=0), values.max(axis=0))]
+        ranges = [
+            [float(low), float(high)]
+            for low, high in zip(values.min(axis=0), values.max(axis=0), strict=False)
+        ]
     converted = convert(model, values.shape[1])
     if calibration is not None:
         calibrate(converted, *calibration)
     write(
-        converted, path, name=name, feature_set=feature_set, inputs=list(table.columns),
-        threshold_malicious=threshold_malicious, threshold_benign=threshold_benign,
+        converted,
+        path,
+        name=name,
+        feature_set=feature_set,
+        inputs=list(table.columns),
+        threshold_malicious=threshold_malicious,
+        threshold_benign=threshold_benign,
         ranges=ranges,
-        medians=quantiles(0.5), normal=list(zip(*(quantiles(share) for share in NORMAL))),
-        distribution=[distribution(column, weight) for column in values.T], golden=values[len(values) // 2])
+        medians=quantiles(0.5),
+        normal=list(zip(*(quantiles(share) for share in NORMAL), strict=False)),
+        distribution=[distribution(column, weight) for column in values.T],
+        golden=values[len(values) // 2],
+    )
 
 
-def convert(model, columns):
+def convert(model: Any, columns: int) -> onnx.ModelProto:
     """The model as ONNX: one input of float32 [N, columns], one float32 output. A converter is needed for its own kind only."""
     kind = type(model).__module__.split(".")[0]
     if kind == "lightgbm":
         from onnxmltools import convert_lightgbm
         from onnxmltools.convert.common.data_types import FloatTensorType
-        return convert_lightgbm(model, initial_types=[("features", FloatTensorType([None, columns]))], zipmap=False,
-                                target_opset=OPSET[""])
+
+        return convert_lightgbm(
+            model,
+            initial_types=[("features", FloatTensorType([None, columns]))],
+            zipmap=False,
+            target_opset=OPSET[""],
+        )
     if kind == "xgboost":
         from onnxmltools import convert_xgboost
         from onnxmltools.convert.common.data_types import FloatTensorType
-        return convert_xgboost(model, initial_types=[("features", FloatTensorType([None, columns]))],
-                               target_opset=OPSET[""])
+
+        return convert_xgboost(
+            model, initial_types=[("features", FloatTensorType([None, columns]))], target_opset=OPSET[""]
+        )
     if kind == "sklearn":
         from skl2onnx import to_onnx
         from skl2onnx.common.data_types import FloatTensorType
+
         with unittest.mock.patch.object(onnx.helper, "make_attribute", attribute(onnx.helper.make_attribute)):
-            return to_onnx(model, initial_types=[("features", FloatTensorType([None, columns]))],
-                           options={id(model): {"zipmap": False}}, target_opset=OPSET)
+            return to_onnx(
+                model,
+                initial_types=[("features", FloatTensorType([None, columns]))],
+                options={id(model): {"zipmap": False}},
+                target_opset=OPSET,
+            )
     import torch  # what is left: a module that gives the probability of malicious as [N, 1], or of both as [N, 2]
+
     buffer = io.BytesIO()
-    torch.onnx.export(model.eval(), torch.zeros(1, columns), buffer, input_names=["features"], output_names=["score"],
-                      dynamic_axes={"features": {0: "N"}, "score": {0: "N"}}, opset_version=OPSET[""])
+    torch.onnx.export(
+        model.eval(),
+        torch.zeros(1, columns),
+        buffer,
+        input_names=["features"],
+        output_names=["score"],
+        dynamic_axes={"features": {0: "N"}, "score": {0: "N"}},
+        opset_version=OPSET[""],
+    )
     return onnx.load_from_string(buffer.getvalue())
 
 
-def calibrate(model, factor, shift):
+def calibrate(model: onnx.ModelProto, factor: float, shift: float) -> None:
     """Changes a boosted ensemble's log-odds to `factor` times what they were, plus `shift`: in its leaves, at no cost."""
     [trees] = [node for node in model.graph.node if node.op_type == "TreeEnsembleClassifier"]
     attributes = {attribute.name: attribute for attribute in trees.attribute}
@@ -93,16 +138,18 @@ def calibrate(model, factor, shift):
     trees.attribute.append(onnx.helper.make_attribute("base_values", [shift]))
 
 
-def attribute(make):
-    """onnx's make_attribute for skl2onnx, which hands over booleans (of histogram gradient boosting) that ONNX does not have."""
-    def whole(key, value, *further, **named):
+def attribute(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Onnx's make_attribute for skl2onnx, which hands over booleans (of histogram gradient boosting) that ONNX does not have."""
+
+    def whole(key: str, value: Any, *further: Any, **named: Any) -> Any:
         if isinstance(value, list) and any(isinstance(item, (bool, numpy.bool_)) for item in value):
             value = [int(item) for item in value]
         return make(key, value, *further, **named)
+
     return whole
 
 
-def distribution(values, weight):
+def distribution(values: Array, weight: Array) -> dict[str, list[float]]:
     """How an input is spread: edges of bins at the deciles that differ, and the share of flows in each bin."""
     edges = sorted({weighted_quantile(values, weight, share) for share in BINS} - {float(values.max())})
     bins = numpy.searchsorted(numpy.array(edges, dtype="float32"), values, side="left")
@@ -111,8 +158,20 @@ def distribution(values, weight):
 
 
 def write(
-        model, path, *, name, feature_set, inputs, threshold_malicious, threshold_benign, ranges, golden, medians=None,
-        normal=None, distribution=None):
+    model: onnx.ModelProto,
+    path: str | pathlib.Path,
+    *,
+    name: str,
+    feature_set: str,
+    inputs: Sequence[str],
+    threshold_malicious: float,
+    threshold_benign: float,
+    ranges: list[list[float]],
+    golden: Array,
+    medians: list[float] | None = None,
+    normal: list[tuple[float, ...]] | None = None,
+    distribution: list[dict[str, list[float]]] | None = None,
+) -> None:
     """Writes any ONNX model that takes and gives what the contract says. `golden` is a row of inputs, float32."""
     metadata = {
         "contract": "1",
@@ -135,7 +194,7 @@ def write(
     path.write_bytes(model.SerializeToString())
 
 
-def score(model, row):
+def score(model: onnx.ModelProto, row: Array) -> float:
     """The probability of malicious by ONNX Runtime, which is what the agent runs."""
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     outputs = session.run(None, {session.get_inputs()[0].name: row[None, :]})

@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Writes Deepfence FlowMeter's logistic regression as a model of `seed-39/v1`, to compare with: models/seed-39.onnx.
 
-    seed39.py --output ../models/seed-39.onnx
+    python -m flowmeter_training.seed39 --output models/seed-39.onnx
 
 The figures are those of deepfence/FlowMeter, ml/parameters/{mean,std,weights,intercept}.txt. It read them as float32 and
 computed in float64, and so does the graph. models/README.md says what the model is good for.
@@ -11,9 +10,9 @@ import argparse
 import pathlib
 
 import numpy
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-import contract
+from . import contract
 
 INTERCEPT = -4.573034944550863345e-01
 # Mean, scale and weight of each quantity. In training every packet counted as backward, so that each stands there for the
@@ -35,29 +34,58 @@ QUANTITIES = {
 }
 # Of the 39 columns, in their order, the quantity that each was in training; of the forward ones, but for a mean that an
 # older version took over both directions, there was never anything.
-COLUMNS = {
-    "flowDuration": "flowDuration", "flowLength": "flowLength", "fwdFlowLength": None, "bwdFlowLength": "flowLength",
-    "packetSizeTotal": "packetSizeTotal", "packetSizeMean": "packetSizeMean", "packetSizeStd": "packetSizeStd",
-    "packetSizeMin": "packetSizeMin", "packetSizeMax": "packetSizeMax",
-    "fwdPacketSizeTotal": None, "bwdPacketSizeTotal": "packetSizeTotal",
-    "fwdPacketSizeMean": "packetSizeMean", "bwdPacketSizeMean": "packetSizeMean",
-    "fwdPacketSizeStd": None, "bwdPacketSizeStd": "packetSizeStd",
-    "fwdPacketSizeMin": None, "bwdPacketSizeMin": "packetSizeMin",
-    "fwdPacketSizeMax": None, "bwdPacketSizeMax": "packetSizeMax",
-    "IATMean": "IATMean", "IATStd": "IATStd", "IATMin": "IATMin", "IATMax": "IATMax",
-    "fwdIATTotal": None, "bwdIATTotal": "flowDuration", "fwdIATMean": None, "bwdIATMean": "IATMean",
-    "fwdIATStd": None, "bwdIATStd": "IATStd", "fwdIATMin": None, "bwdIATMin": "IATMin",
-    "fwdIATMax": None, "bwdIATMax": "IATMax",
-    "flowLengthPerTime": "flowLengthPerTime", "fwdFlowLengthPerTime": None, "bwdFlowLengthPerTime": "flowLengthPerTime",
-    "packetSizeTotalPerTime": "packetSizeTotalPerTime", "fwdPacketSizeTotalPerTime": None,
+COLUMNS: dict[str, str | None] = {
+    "flowDuration": "flowDuration",
+    "flowLength": "flowLength",
+    "fwdFlowLength": None,
+    "bwdFlowLength": "flowLength",
+    "packetSizeTotal": "packetSizeTotal",
+    "packetSizeMean": "packetSizeMean",
+    "packetSizeStd": "packetSizeStd",
+    "packetSizeMin": "packetSizeMin",
+    "packetSizeMax": "packetSizeMax",
+    "fwdPacketSizeTotal": None,
+    "bwdPacketSizeTotal": "packetSizeTotal",
+    "fwdPacketSizeMean": "packetSizeMean",
+    "bwdPacketSizeMean": "packetSizeMean",
+    "fwdPacketSizeStd": None,
+    "bwdPacketSizeStd": "packetSizeStd",
+    "fwdPacketSizeMin": None,
+    "bwdPacketSizeMin": "packetSizeMin",
+    "fwdPacketSizeMax": None,
+    "bwdPacketSizeMax": "packetSizeMax",
+    "IATMean": "IATMean",
+    "IATStd": "IATStd",
+    "IATMin": "IATMin",
+    "IATMax": "IATMax",
+    "fwdIATTotal": None,
+    "bwdIATTotal": "flowDuration",
+    "fwdIATMean": None,
+    "bwdIATMean": "IATMean",
+    "fwdIATStd": None,
+    "bwdIATStd": "IATStd",
+    "fwdIATMin": None,
+    "bwdIATMin": "IATMin",
+    "fwdIATMax": None,
+    "bwdIATMax": "IATMax",
+    "flowLengthPerTime": "flowLengthPerTime",
+    "fwdFlowLengthPerTime": None,
+    "bwdFlowLengthPerTime": "flowLengthPerTime",
+    "packetSizeTotalPerTime": "packetSizeTotalPerTime",
+    "fwdPacketSizeTotalPerTime": None,
     "bwdPacketSizeTotalPerTime": "packetSizeTotalPerTime",
 }
 NOTHING = (0.0, 1.0, 0.0)
 
 
-def graph():
+def parameters_of(quantity: str | None) -> tuple[float, float, float]:
+    """Mean, scale and weight."""
+    return QUANTITIES[quantity] if quantity else NOTHING
+
+
+def graph() -> ModelProto:
     """sigmoid((x - mean) / scale * weight + intercept), from and to float32, in between float64."""
-    parameters = numpy.array([QUANTITIES.get(quantity, NOTHING) for quantity in COLUMNS.values()])
+    parameters = numpy.array([parameters_of(quantity) for quantity in COLUMNS.values()])
     mean, scale, weight = parameters.astype("float32").astype("float64").T
     intercept = numpy.array([INTERCEPT]).astype("float32").astype("float64")
     constants = {"mean": mean, "scale": scale, "weight": weight[:, None], "intercept": intercept}
@@ -72,23 +100,38 @@ def graph():
     ]
     return helper.make_model(
         helper.make_graph(
-            nodes, "seed-39",
+            nodes,
+            "seed-39",
             [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, len(COLUMNS)])],
             [helper.make_tensor_value_info("score", TensorProto.FLOAT, [None, 1])],
-            [numpy_helper.from_array(value, name) for name, value in constants.items()]),
-        ir_version=8, opset_imports=[helper.make_opsetid("", contract.OPSET[""])])
+            [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        ),
+        ir_version=8,
+        opset_imports=[helper.make_opsetid("", contract.OPSET[""])],
+    )
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    """Writes the model."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=pathlib.Path, required=True, help="the ONNX file to write")
     arguments = parser.parse_args()
     # Nobody published the ranges of training, so that no flow is outside of them; an average flow proves the graph.
     widest = float(numpy.finfo("float32").max)
-    average = [QUANTITIES.get(quantity, NOTHING)[0] for quantity in COLUMNS.values()]
+    average = [parameters_of(quantity)[0] for quantity in COLUMNS.values()]
     contract.write(
-        graph(), arguments.output, name="seed-39", feature_set="seed-39/v1", inputs=list(COLUMNS), threshold_malicious=0.5,
-        threshold_benign=0.5, ranges=[[-widest, widest]] * len(COLUMNS), golden=numpy.array(average, dtype="float32"))
+        graph(),
+        arguments.output,
+        name="seed-39",
+        feature_set="seed-39/v1",
+        inputs=list(COLUMNS),
+        threshold_malicious=0.5,
+        threshold_benign=0.5,
+        ranges=[[-widest, widest]] * len(COLUMNS),
+        golden=numpy.array(average, dtype="float32"),
+    )
 
 
 if __name__ == "__main__":
