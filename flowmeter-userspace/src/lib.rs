@@ -20,6 +20,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod context;
+pub mod count;
 pub mod endpoint;
 pub mod evaluation;
 pub mod features;

@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use flowmeter::kernel::clock;
-use flowmeter::prefilter::lists::Rule;
 use flowmeter::config::{Mode, PrefilterSettings};
+use flowmeter::kernel::clock;
 use flowmeter::prefilter::Policy;
+use flowmeter::prefilter::lists::Rule;
 use flowmeter_common::prefilter::listed;
 use flowmeter_common::table::state;
 use harness::agent::{Agent, Signal};

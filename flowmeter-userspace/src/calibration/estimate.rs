@@ -1,11 +1,11 @@
-//! What is normal at a network, and which thresholds keep a budget of false alarms, from flows of which nobody knows which
-//! are attacks.
+//! Finds what is normal at a network, and which thresholds keep a budget of false alarms. Nobody has said which flows are
+//! attacks.
 //!
-//! The flows are cut by time into [`PARTS`] parts of as many flows each. Attacks come in bursts, habits do not: alarms are
-//! counted without the [`SET_ASIDE`] parts that have most, and a range is the median of those of the parts. So what fills
-//! less than these parts, be it an attack or one noisy host, moves neither by much.
+//! The flows are cut by time into [`PARTS`] parts of as many flows each. Attacks come in bursts, habits do not. So alarms
+//! are counted without the [`SET_ASIDE`] parts that have most, and a range is the median of the parts' ranges. What fills
+//! less than these parts, an attack or one noisy host, moves neither by much.
 //!
-//! 1. Ranges: for each service that is there most of the time, within what the middle 96 % of its flows lie, by input.
+//! 1. Ranges: for each service that is there most of the time, the range of the middle 96 % of its flows, by input.
 //! 2. Alarms: flows that the model calls malicious and that are not within their service's ranges.
 //! 3. Too many for the budget: the services that have most get a higher threshold, one after the other, until it is
 //!    kept; an attack on another service is still found. Fewer, and enough flows to be sure of it: a lower threshold for
@@ -18,17 +18,17 @@ use crate::model::Thresholds;
 
 /// Parts of the time.
 pub const PARTS: usize = 10;
-/// Of these, how many are not taken for normal.
+/// Parts that are not taken for normal.
 pub const SET_ASIDE: usize = 2;
-/// Share of a service's flows of a part that lies outside of its ranges, on either side.
+/// Share of a service's flows, in one part, that lies below its ranges; as many lie above.
 const TAIL: f64 = 0.02;
-/// Flows of a service, parts with some of them, and how many are some, from which on it has ranges.
+/// A service has ranges from so many flows on, in so many parts with at least so many flows each.
 const HABIT_FLOWS: usize = 50;
 const HABIT_PARTS: usize = 5;
 const HABIT_FLOWS_A_PART: usize = 3;
-/// Most services with ranges, those with most flows: bounds the file.
+/// Most services that get ranges, those with most flows first: bounds the file.
 const MAX_SERVICES: usize = 256;
-/// Flows from which on thresholds are lowered, and how sure it must be that the budget is kept then.
+/// Thresholds are lowered from so many flows on, if the doubt that the budget is kept then is at most this.
 const ENOUGH: usize = 1_000;
 const DOUBT: f64 = 0.1;
 
@@ -63,7 +63,7 @@ pub struct Estimate {
     pub counted: (f64, f64),
     /// Alarms of the whole.
     pub alarms: Alarms,
-    /// Of each service that had any.
+    /// Alarms of each service that had any.
     pub by_service: BTreeMap<Service, Alarms>,
     /// The part of each flow.
     pub parts: Vec<usize>,
@@ -255,14 +255,15 @@ fn habits<'a>(
     found
 }
 
-/// Of an even number the lower of the two in the middle.
+/// The value in the middle; with an even number of values, the lower of the two in the middle.
 fn median(values: &mut [f32]) -> f32 {
     values.sort_by(f32::total_cmp);
     values[(values.len() - 1) / 2]
 }
 
-/// The most alarms seen that leave little doubt that no more than `budget` are to be expected: of a Poisson distribution
-/// with that mean, so few come with a probability of at most [`DOUBT`]. None if not even none is so few.
+/// The most alarms that may have been seen while there is little doubt that no more than `budget` are to be expected. With
+/// `budget` as the mean of a Poisson distribution, so few come with a probability of at most [`DOUBT`]. None if not even
+/// zero alarms are so few.
 fn surely_within(budget: f64) -> Option<u64> {
     // Logarithms, since the first terms of a large mean are too small for a number.
     let (mut term, mut sum, mut most) = (-budget, 0.0, None);

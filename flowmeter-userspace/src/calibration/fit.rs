@@ -5,6 +5,7 @@ use anyhow::{Result, bail};
 use super::estimate::{self, Estimate, estimate};
 use super::sample::Sample;
 use super::{Budget, Calibration, Origin};
+use crate::count::count;
 use crate::model::Model;
 use crate::sink::timestamp;
 
@@ -30,19 +31,19 @@ pub enum Allowed {
 pub fn fit(model: &mut Model, flows: &Sample, allowed: Allowed) -> Result<(Calibration, Estimate)> {
     if flows.seen.is_empty() {
         bail!(
-            "no flow has all inputs of {} ({}); {} flows lack some: write logs with `--features`, and logs and tables with \
-             `--set {}`, or name captures",
+            "no flow has all {} of {}, {} without: write logs with `--features`, and logs and tables with `--set {}`, or \
+             give captures",
+            count(flows.names.len() as u64, "input"),
             model.name(),
-            flows.names.len(),
-            flows.without_features,
+            count(flows.without_features, "flow"),
             flows.set.id
         );
     }
     if flows.without_features + flows.malformed != 0 {
         log::warn!(
-            "left out: {} flows without all inputs of the model, {} rows without time or protocol",
-            flows.without_features,
-            flows.malformed
+            "left out: {} without all inputs of the model, {} without time or protocol",
+            count(flows.without_features, "flow"),
+            count(flows.malformed, "row")
         );
     }
     let width = flows.columns.len();
@@ -63,7 +64,7 @@ pub fn fit(model: &mut Model, flows: &Sample, allowed: Allowed) -> Result<(Calib
         .collect();
     let days = covered(scored.iter().map(|flow| flow.time).collect()) / DAY;
     if days < 1.0 {
-        log::warn!("the flows cover {:.1} hours; what is normal takes at least a day to see", days * 24.0);
+        log::warn!("the flows cover {:.1} hours: it takes at least a day to see what is normal", days * 24.0);
     }
     let budget = match allowed {
         Allowed::Share(rate) => Budget { rate, alerts_per_day: None },

@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result, ensure};
 use flowmeter_common::packet::protocol;
 use serde::{Deserialize, Serialize};
 
+use crate::count::count;
 use crate::features::FeatureSet;
 use crate::model::{Model, Thresholds, Verdict};
 
@@ -151,15 +152,11 @@ impl Calibration {
     }
 
     fn parse(text: &str, model: &Model, inputs: &[&str]) -> Result<Self> {
-        let file: CalibrationFile = serde_json::from_str(text).context("it is no calibration file")?;
-        ensure!(
-            file.calibration == VERSION,
-            "its version is {}; this flowmeter knows {VERSION}",
-            file.calibration
-        );
+        let file: CalibrationFile = serde_json::from_str(text).context("it is not a calibration file")?;
+        ensure!(file.calibration == VERSION, "its version is {}: expected {VERSION}", file.calibration);
         ensure!(
             file.model == model.name() && file.feature_set == model.feature_set(),
-            "it was made for {} on {}, and the model here is {} on {}",
+            "it was made for {} on {}: expected {} on {}, the model in use",
             file.model,
             file.feature_set,
             model.name(),
@@ -168,7 +165,7 @@ impl Calibration {
         ensure!(
             file.inputs == inputs
                 && (file.golden_score - model.golden_score()).abs() <= crate::model::GOLDEN_TOLERANCE,
-            "it was made for another model of the same name, {}",
+            "it was made for another model with the same name, {}",
             file.model
         );
         file.checked()
@@ -222,16 +219,20 @@ impl CalibrationFile {
         for threshold in malicious {
             ensure!(
                 scores.contains(&threshold) && self.benign <= threshold,
-                "a threshold is {threshold}; it must lie between that of benign, {}, and 1",
+                "invalid threshold {threshold}: expected a score from {}, that of benign, to 1",
                 self.benign
             );
         }
-        ensure!(scores.contains(&self.benign), "the threshold of benign is {}, no score", self.benign);
+        ensure!(
+            scores.contains(&self.benign),
+            "invalid threshold of benign {}: expected a score from 0 to 1",
+            self.benign
+        );
         for ServiceEntry { service, usual } in &self.services {
             if let Some(normal) = &usual.normal {
                 ensure!(
                     normal.len() == self.inputs.len() && normal.iter().all(|(low, high)| low <= high),
-                    "what is normal for {service} is no range for each of {} inputs",
+                    "invalid normal ranges of {service}: expected a range [least, greatest] for each of {} inputs",
                     self.inputs.len()
                 );
             }
@@ -244,16 +245,18 @@ impl CalibrationFile {
 
 impl Display for Calibration {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let count = |has: fn(&Usual) -> bool| self.services.values().filter(|usual| has(usual)).count();
+        let services = |has: fn(&Usual) -> bool| {
+            count(self.services.values().filter(|usual| has(usual)).count() as u64, "service")
+        };
         write!(
             f,
-            "calibrated on {} flows, {} to {}: threshold {}, {} services with a higher one, {} of known habits",
-            self.origin.flows,
+            "calibrated on {}, {} to {}: threshold {}, {} with a higher one, {} with normal ranges",
+            count(self.origin.flows, "flow"),
             self.origin.first,
             self.origin.last,
             self.thresholds.malicious,
-            count(|usual| usual.malicious.is_some()),
-            count(|usual| usual.normal.is_some())
+            services(|usual| usual.malicious.is_some()),
+            services(|usual| usual.normal.is_some())
         )
     }
 }

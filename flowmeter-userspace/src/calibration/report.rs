@@ -7,6 +7,7 @@ use std::path::Path;
 use super::estimate::{Estimate, PARTS};
 use super::sample::{Sample, Seen};
 use super::{Calibration, Service};
+use crate::count::count;
 use crate::model::Model;
 use crate::sink::timestamp;
 
@@ -36,9 +37,9 @@ fn summary(text: &mut String, model: &Model, flows: &Sample, calibration: &Calib
     let (kept, scale) = (flows.seen.len(), flows.each as f64);
     let _ = writeln!(
         text,
-        "{} on {} flows in {:.2} days, {} to {}{}",
+        "{} on {} in {:.2} days, {} to {}{}",
         model.name(),
-        origin.flows,
+        count(origin.flows, "flow"),
         origin.days,
         origin.first,
         origin.last,
@@ -76,7 +77,9 @@ fn taken_for_normal(text: &mut String, found: &Estimate) {
             None => "unknown instead, if alike".to_owned(),
         };
         let name = service.to_string();
-        let _ = writeln!(text, "  {name:14} {} alarms become {}: {how}", alarms.before, alarms.after);
+        let before = count(alarms.before as u64, "alarm");
+        let verb = if alarms.before == 1 { "becomes" } else { "become" };
+        let _ = writeln!(text, "  {name:14} {before} {verb} {}: {how}", alarms.after);
     }
 }
 
@@ -118,9 +121,9 @@ fn set_aside(text: &mut String, model: &Model, flows: &Sample, found: &Estimate)
     for (source, Aside { alarms, services, first }) in aside.iter().take(LISTED) {
         let to = match services.first() {
             Some(one) if services.len() == 1 => one.to_string(),
-            _ => format!("{} services", services.len()),
+            _ => count(services.len() as u64, "service").to_string(),
         };
         let first = timestamp(first.and_then(|time| time.try_into().ok()).unwrap_or(0));
-        let _ = writeln!(text, "  {alarms} alarms from {source} to {to}, the first {first}");
+        let _ = writeln!(text, "  {} from {source} to {to}, the first {first}", count(*alarms, "alarm"));
     }
 }

@@ -9,7 +9,8 @@ use crate::features::FeatureSet;
 use crate::flow_log::Row;
 use crate::model::{Model, to_input};
 
-/// Flows that are kept: at 4 bytes an input, some hundred MiB. Of more, every second is, or every fourth, and so on.
+/// Most flows that are kept: at 4 bytes an input, some hundred MiB. If there are more, every second is kept, or every
+/// fourth, and so on.
 const MAX_FLOWS: usize = 400_000;
 
 /// A flow as it was read.
@@ -32,7 +33,7 @@ pub struct Sample {
     pub(super) seen: Vec<Seen>,
     pub(super) inputs: Vec<f32>,
     pub(super) sources: HashMap<String, u32>,
-    /// Of how many flows one is kept.
+    /// One flow in so many is kept.
     pub(super) each: u64,
     pub(super) total: u64,
     pub(super) without_features: u64,

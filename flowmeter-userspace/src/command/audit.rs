@@ -66,7 +66,7 @@ fn print(out: &mut impl io::Write, report: &Report) -> Result<()> {
     if report.unmatched_alerts + report.alerts_without_id != 0 {
         writeln!(
             out,
-            "not joined                {} alerts of no flow in the log, {} without a Community ID",
+            "not joined                {} of no flow in the log, {} without a Community ID",
             report.unmatched_alerts, report.alerts_without_id
         )?;
     }

@@ -12,6 +12,7 @@ use crate::calibration::fit::{Allowed, fit};
 use crate::calibration::report::report;
 use crate::calibration::sample::Sample;
 use crate::cli::CalibrateArgs;
+use crate::count::count;
 use crate::features::FeatureSet;
 use crate::flow_log::{self, Reading, Row, Source};
 use crate::model::Runtime;
@@ -78,12 +79,12 @@ pub fn run(args: &CalibrateArgs) -> Result<ExitCode> {
         )?;
         drop(pipeline);
         let Some(inner) = Arc::into_inner(shared) else {
-            bail!("the flows are still in use; this is a defect of flowmeter")
+            bail!("the flows are still in use: this is a defect of flowmeter")
         };
         flows = inner.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
     if let Some(problem) = &reading.first_damage {
-        log::warn!("{} rows cannot be read; the first: {problem}", reading.damaged);
+        log::warn!("{} cannot be read; the first: {problem}", count(reading.damaged, "row"));
         code = ExitCode::from(SOME_FAILED);
     }
     let allowed = match (args.rate, args.alerts_per_day) {

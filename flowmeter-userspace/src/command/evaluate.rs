@@ -28,7 +28,7 @@ pub fn run(args: &EvaluateArgs) -> Result<ExitCode> {
         };
         if flow_log::read(file, &mut reading, &mut take)? == Source::Capture {
             bail!(
-                "{} is a capture; make flows of it first: flowmeter pcap {0} --output flows.jsonl",
+                "{} is a capture: make flows of it first, with `flowmeter pcap {0} --output flows.jsonl`",
                 file.display()
             );
         }

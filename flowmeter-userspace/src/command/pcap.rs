@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::SOME_FAILED;
 use crate::cli::{ParsingArgs, PcapArgs, TimingArgs};
 use crate::config::{Format, OutputConfig, ScoringConfig, parse_options, timeouts};
+use crate::count::count;
 use crate::pipeline::Pipeline;
 use crate::record::FlowRecord;
 use crate::scoring::ScorerLoader;
@@ -243,9 +244,9 @@ impl Found {
         let level = if few { log::Level::Info } else { log::Level::Debug };
         log::log!(
             level,
-            "{}; {} flows, at most {} at once",
+            "{}; {}, at most {} at once",
             account.line(),
-            totals.flows,
+            count(totals.flows, "flow"),
             totals.most_living
         );
         if !account.identity {
@@ -258,7 +259,8 @@ impl Found {
         if totals.time_stepped_back != 0 {
             self.stepped_back += totals.time_stepped_back;
             self.captures_stepping_back += 1;
-            log::log!(level, "{}: time stepped back at {} packets", file.display(), totals.time_stepped_back);
+            let packets = count(totals.time_stepped_back, "packet");
+            log::log!(level, "{}: time stepped back at {packets}", file.display());
         }
         if summary.cut_short {
             log::warn!("{}: the file ends within a packet; everything before it was read", file.display());
@@ -273,15 +275,16 @@ impl Found {
     fn report(&self, files: usize, counts: PipelineCounts) -> ExitCode {
         if self.stepped_back != 0 {
             log::warn!(
-                "time stepped back at {} packets of {} captures; they were taken to come at the time of the one before",
-                self.stepped_back,
-                self.captures_stepping_back
+                "time stepped back at {} of {}; each was given the time of the packet before it",
+                count(self.stepped_back, "packet"),
+                count(self.captures_stepping_back as u64, "capture")
             );
         }
         log::info!(
-            "{files} captures, {} packets, {} flows (at most {} at once): {} malicious, {} benign, {} unknown, {} not scored",
-            self.packets,
-            self.flows,
+            "{}, {}, {} (at most {} at once): {} malicious, {} benign, {} unknown, {} not scored",
+            count(files as u64, "capture"),
+            count(self.packets, "packet"),
+            count(self.flows, "flow"),
             self.most_living,
             counts.malicious,
             counts.benign,

@@ -7,15 +7,16 @@ use anyhow::{Result, bail};
 use super::flow::{Groups, LabelledFlow, LoggedVerdict, describe, identity, logged_verdict, own_truth};
 use super::report::{EvaluationReport, LeftOut};
 use super::truth::{KnownLabel, Truth};
+use crate::count::count;
 use crate::flow_log::Row;
 
 /// Collects labelled flows.
 #[derive(Default)]
 pub struct Evaluation {
     groups: Groups,
-    /// What was said of flows whose end has not come yet, by what tells them apart.
+    /// Verdicts on flows whose end has not come yet, by flow.
     living: HashMap<String, Vec<LoggedVerdict>>,
-    /// Something was.
+    /// True once there was a verdict on a living flow.
     by_checkpoints: bool,
     left_out: LeftOut,
     models: BTreeSet<String>,
@@ -51,7 +52,7 @@ impl Evaluation {
         let Some(malicious) = malicious else {
             return self.left_out.left_open += 1;
         };
-        // Before it is known whether the flow counts, so that what was said of it does not stay.
+        // Taken before it is known whether the flow counts, so that its verdicts do not stay behind.
         let checkpoints = self.said_of(row);
         match logged_verdict(row) {
             Ok(Some(end)) => {
@@ -71,7 +72,7 @@ impl Evaluation {
         }
     }
 
-    /// Takes what was said of a flow that lived.
+    /// Takes a verdict on a living flow.
     fn take_living(&mut self, row: &dyn Row) {
         match logged_verdict(row) {
             Ok(Some(logged)) => {
@@ -83,7 +84,7 @@ impl Evaluation {
         }
     }
 
-    /// What was said of this flow, which has ended, while it lived.
+    /// The verdicts on this ended flow while it lived.
     fn said_of(&mut self, row: &dyn Row) -> Vec<LoggedVerdict> {
         match self.living.is_empty() {
             true => Vec::new(),
@@ -101,7 +102,7 @@ impl Evaluation {
         self.first_malformed.get_or_insert_with(|| format!("{error:#}"));
     }
 
-    /// What was wrong with the first row that is not as it must be.
+    /// What is wrong with the first malformed row.
     pub fn first_malformed(&self) -> Option<&str> {
         self.first_malformed.as_deref()
     }
@@ -116,7 +117,7 @@ impl Evaluation {
         }
         if self.models.len() > 1 {
             let models: Vec<_> = self.models.into_iter().collect();
-            bail!("flows were judged by several models ({}); evaluate one at a time", models.join(", "));
+            bail!("the flows were scored by several models ({}): evaluate one at a time", models.join(", "));
         }
         self.left_out.not_ended += self.living.values().map(|said| said.len() as u64).sum::<u64>();
         let mut report = EvaluationReport::of(&self.groups, self.by_checkpoints, base_rate);
@@ -131,19 +132,28 @@ impl Evaluation {
         if let Some(flow) = self.first_unknown.as_ref().filter(|_| without_truth >= not_scored.max(malformed))
         {
             return format!(
-                "nothing is known about any of {without_truth} flows, such as {flow}: give `--truth FILE` whose rows name them, or \
-                 flows with a column `label`"
+                "the truth of {} is not known, for instance of {flow}: name the flows in the rows of `--truth FILE`, or \
+                 give flows with a column `label`",
+                count(without_truth, "flow")
             );
         }
         match &self.first_malformed {
             Some(first) => {
-                format!("none of the flows can be used; {malformed} are malformed, first: {first}")
+                format!("no flow can be used: {} malformed; the first: {first}", count(malformed, "row"))
             }
             None if not_scored != 0 => {
-                format!("none of {not_scored} labelled flows has a score: they were written without a model")
+                format!(
+                    "{} without a score: write the flows with a model",
+                    count(not_scored, "labelled flow")
+                )
             }
             None => format!(
-                "there is no labelled flow: {left_open} are left open by the truth, {not_ended} lines are no ended flow"
+                "there are no labelled flows: the truth leaves {} open, and {} not about an ended flow",
+                count(left_open, "flow"),
+                match not_ended {
+                    1 => "1 line is".to_owned(),
+                    lines => format!("{lines} lines are"),
+                }
             ),
         }
     }

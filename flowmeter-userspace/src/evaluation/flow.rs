@@ -30,7 +30,7 @@ pub(super) struct LabelledFlow {
 /// Flows that count, by source, category and whether they are malicious.
 pub(super) type Groups = BTreeMap<(String, String, bool), Vec<LabelledFlow>>;
 
-/// A part of a flow's traffic, and what was said before it came.
+/// A part of a flow's traffic, and the verdict that stood when it came.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
     pub(super) score: f64,
@@ -40,8 +40,8 @@ pub(super) struct Part {
 }
 
 impl LabelledFlow {
-    /// What a pre-filter could spare of it: what came after each checkpoint's verdict, or the flow as a whole by its last one
-    /// where verdicts on living flows were not written.
+    /// What a pre-filter could spare of it: the traffic after each checkpoint's verdict. If verdicts on living flows were not
+    /// written, it is the flow as a whole, by its last verdict.
     pub(super) fn parts(&self, by_checkpoints: bool) -> Vec<Part> {
         if !by_checkpoints {
             let LoggedVerdict { score, verdict, bytes, packets } = self.end;
@@ -68,18 +68,18 @@ pub(super) fn own_truth(row: &dyn Row) -> Result<Option<KnownLabel>> {
     }))
 }
 
-/// What was said; None if nothing was.
+/// The verdict in this row; None if there is none.
 pub(super) fn logged_verdict(row: &dyn Row) -> Result<Option<LoggedVerdict>> {
     let verdict = match row.text("verdict").as_deref() {
         Some("malicious") => Verdict::Malicious,
         Some("benign") => Verdict::Benign,
         Some("unknown") => Verdict::Unknown,
         None | Some("none") => return Ok(None),
-        Some(other) => bail!("{other:?} is no verdict"),
+        Some(other) => bail!("invalid verdict {other:?}: expected malicious, benign, unknown or none"),
     };
     let Some(score) = row.number("score") else { return Ok(None) };
     if !(0.0..=1.0).contains(&score) {
-        bail!("the score {score} does not lie between 0 and 1");
+        bail!("invalid score {score}: expected 0 to 1");
     }
     // The log and our own tables name them differently; tables of other tools have neither.
     let either = |one, other| row.number(one).or_else(|| row.number(other)).unwrap_or(0.0).max(0.0);
@@ -91,7 +91,7 @@ pub(super) fn logged_verdict(row: &dyn Row) -> Result<Option<LoggedVerdict>> {
     }))
 }
 
-/// What tells a flow from all others, while it lives as at its end.
+/// What tells a flow from all others: the same while it lives and at its end.
 pub(super) fn identity(row: &dyn Row) -> String {
     const COLUMNS: [&str; 12] = [
         "observed",

@@ -1,11 +1,11 @@
 //! How good verdicts are: labelled flows in, a report out.
 //!
 //! [`truth`] says what a flow is, [`flow`] reads it from a row, [`collection`] collects flows by source and category.
-//! [`report`] calculates the figures with the arithmetic of [`curves`]; [`spared`] those of the traffic that a pre-filter
-//! saves. [`text`] and [`html`] write the report for people; its fields, as JSON, are for programs.
+//! [`report`] calculates the figures with the arithmetic of [`curves`]; [`spared`] calculates what a pre-filter saves.
+//! [`text`] and [`html`] write the report for people. Its fields, as JSON, are for programs.
 //!
-//! Figures are means over (source, category) groups, so that no flood of one tool decides them. Those over all flows alike
-//! stand beside them.
+//! Figures are means over (source, category) groups, so that no flood of one tool decides them. Figures over all flows
+//! alike stand beside them.
 
 mod collection;
 pub mod curves;

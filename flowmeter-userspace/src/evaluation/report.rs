@@ -17,7 +17,7 @@ pub const BARS: usize = 40;
 pub struct LeftOut {
     /// Lines of statistics and of flows that still lived.
     pub not_ended: u64,
-    /// Sums of flows that found no slot: no flow of its own.
+    /// Sums of packets whose flows found no slot.
     pub aggregates: u64,
     /// Nothing is known about them.
     pub without_truth: u64,
@@ -34,13 +34,13 @@ pub struct LeftOut {
 /// Shares of flows called malicious.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Rates {
-    /// Of malicious flows.
+    /// Share of malicious flows called so.
     pub tpr: Option<f64>,
-    /// Of benign flows.
+    /// Share of benign flows called malicious.
     pub fpr: Option<f64>,
-    /// Share of malicious among those called so, at the base rate.
+    /// Share of malicious flows among those called so, at the base rate.
     pub precision: Option<f64>,
-    /// Malicious flows called benign.
+    /// Share of malicious flows called benign.
     pub missed: Option<f64>,
 }
 
@@ -59,7 +59,7 @@ pub struct GroupReport {
     pub bytes: f64,
     /// Share called malicious.
     pub flagged: f64,
-    /// Between what shares that lies with 95 % confidence, if flows were drawn independently (Wilson).
+    /// The 95 % interval of that share (Wilson), if flows were drawn independently.
     pub flagged_interval: (f64, f64),
     /// Share called benign.
     pub cleared: f64,

@@ -12,13 +12,13 @@ const MISSES: [f64; 4] = [1e-3, 1e-2, 5e-2, 1e-1];
 /// Traffic that needs no deeper look.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Spared {
-    /// True if what counts is what came after each verdict on a living flow, and a flow is missed if any of its packets would
-    /// have been spared. Otherwise each flow counts whole, by its last verdict, although its first packets pass before any.
+    /// True if the traffic after each verdict on a living flow counts, and a flow is missed if any of its packets would have
+    /// been spared. Otherwise each flow counts whole, by its last verdict, although its first packets come before any.
     pub by_checkpoints: bool,
     /// By the verdicts as they were given.
     pub as_judged: Reduction,
-    /// Of the malicious flows that the model sees, which are those called malicious in the end, the share of which packets were
-    /// spared before. None if verdicts on living flows were not written.
+    /// Among the malicious flows that are called malicious in the end, the share that lost packets before. None if verdicts on
+    /// living flows were not written.
     pub seen_too_late: Option<f64>,
     /// For shares of malicious flows missed: the most that can be spared. Chosen on these very scores.
     pub at_missed: Vec<(f64, Reduction)>,
@@ -40,7 +40,7 @@ pub(super) fn spared(groups: &Groups, by_checkpoints: bool, clears: f64, by_grou
     if all_malicious == 0.0 || all_benign[2] == 0.0 {
         return None;
     }
-    // Of each group, or of all: flows called malicious in the end, and those of them that were cleared before.
+    // For each group, or for all: flows called malicious in the end, and how many of these were cleared before.
     let mut seen: Vec<[f64; 2]> = Vec::new();
     for ((.., malicious), flows) in groups {
         if *malicious && (by_group || seen.is_empty()) {
@@ -59,7 +59,7 @@ pub(super) fn spared(groups: &Groups, by_checkpoints: bool, clears: f64, by_grou
                 let foreign = part.verdict == Verdict::Unknown && part.score <= clears;
                 if foreign { f64::INFINITY } else { part.score }
             };
-            // The flow itself: it is missed, or spared, as soon as a part of it is.
+            // A flow is missed, or spared, as soon as a part of it is.
             let (earliest, cleared) = parts.iter().fold((f64::INFINITY, false), |(least, any), part| {
                 (least.min(clearing(part)), any || part.verdict == Verdict::Benign)
             });

@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::report::{EvaluationReport, GroupReport, LeftOut, Rates};
+use crate::count::count;
 
 /// Writes a report as text.
 pub struct Text<'a>(pub &'a EvaluationReport);
@@ -29,7 +30,7 @@ impl LeftOut {
     /// Each reason that occurs, with its number.
     pub fn list(&self) -> Vec<(&'static str, u64)> {
         let all = [
-            ("lines that are no ended flow", self.not_ended),
+            ("lines about no ended flow", self.not_ended),
             ("aggregates", self.aggregates),
             ("flows without truth", self.without_truth),
             ("flows that the truth leaves open", self.left_open),
@@ -46,9 +47,9 @@ impl Display for Text<'_> {
         groups(f, &self.0.groups)?;
         means(f, self.0)?;
         thresholds(f, self.0)?;
-        write!(f, "\n{} flows", self.0.flows)?;
+        write!(f, "\n{}", count(self.0.flows as u64, "flow"))?;
         if let Some(model) = &self.0.model {
-            write!(f, ", judged by {model}")?;
+            write!(f, ", scored by {model}")?;
         }
         for (reason, number) in self.0.left_out.list() {
             write!(f, "; left out: {number} {reason}")?;

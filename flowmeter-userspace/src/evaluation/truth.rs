@@ -29,7 +29,7 @@ pub struct KnownLabel {
     pub category: String,
 }
 
-/// Reads a label: malicious, benign, 1, 0, true, false, and for what is left open nothing, `ignore` or `unknown`.
+/// Reads a label: malicious, benign, 1, 0, true, false; nothing, `ignore` or `unknown` leaves the flow open.
 ///
 /// # Errors
 /// It is another word.
@@ -40,7 +40,7 @@ pub fn label(text: Option<&str>) -> Result<Option<bool>> {
         "benign" | "0" | "false" | "0.0" => Some(false),
         "" | "ignore" | "unknown" | "none" | "nan" => None,
         _ => bail!(
-            "{text:?} is no label; write malicious (or 1), benign (or 0), or nothing to leave flows out"
+            "invalid label {text:?}: expected malicious (or 1), benign (or 0), or nothing to leave flows out"
         ),
     })
 }

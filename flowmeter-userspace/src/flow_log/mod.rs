@@ -1,7 +1,7 @@
 //! Flows that FlowMeter has written, read back: the verdict log and both tables, one [`Row`] a flow.
 //!
-//! The format is told by the first bytes, as with captures. A row that cannot be read is counted and left out; a file
-//! that cannot be read is an error, since figures over half of what was named would look like figures over all of it.
+//! The first bytes tell the format, as with captures. A row that cannot be read is counted and left out. A file that cannot
+//! be read is an error: figures over half of the files would look like figures over all of them.
 
 mod csv;
 mod jsonl;
@@ -26,7 +26,7 @@ pub trait Row {
     /// The cell of a column as text; None if there is no such column or nothing in it.
     fn text(&self, column: &str) -> Option<Cow<'_, str>>;
 
-    /// The cell of a column as a number; None if it is none.
+    /// The cell of a column as a number; None if it holds no number.
     fn number(&self, column: &str) -> Option<f64> {
         self.text(column)?.trim().parse().ok()
     }
@@ -40,9 +40,9 @@ pub trait Row {
 /// What a file was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Packets, of which nothing was read.
+    /// Packets; nothing was read.
     Capture,
-    /// Flows, all of which were read.
+    /// Flows; all were read.
     Flows,
 }
 
@@ -65,7 +65,7 @@ impl Reading {
     }
 }
 
-/// Reads a file and hands each row to `take`; `-` is the standard input. Of a capture nothing is read.
+/// Reads a file and hands each row to `take`; `-` is the standard input. A capture is recognised and not read.
 ///
 /// # Errors
 /// The file cannot be read, or is neither; `take` fails.
@@ -93,7 +93,10 @@ pub fn read(
         Some(b'{') => jsonl::read(input, &name.to_string(), reading, take)?,
         Some(_) if !start.contains(&0) => csv::read(input, &name.to_string(), reading, take)?,
         Some(_) => {
-            bail!("{name} is no log, table or capture: it begins with {:02x?}", &start[..start.len().min(8)])
+            bail!(
+                "{name} begins with {:02x?}: expected a log (JSON lines), a table (CSV or Parquet) or a capture",
+                &start[..start.len().min(8)]
+            )
         }
     }
     Ok(Source::Flows)

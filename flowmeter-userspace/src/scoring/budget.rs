@@ -5,22 +5,23 @@ use std::time::{Duration, Instant};
 /// Most malicious flows of a batch for which reasons are computed: each takes two runs of the model per input, and a
 /// flood must not make the agent fall behind. The others are scored like any, and marked.
 const EXPLAINED_PER_BATCH: usize = 8;
-/// Live, where batches are as small as the traffic is slow, the bound is a share of the time, of which so much can be saved up.
+/// Live, batches are as small as the traffic is slow. There the bound is a share of the time, and so much of it can be saved
+/// up.
 const EXPLAINING_SHARE: f64 = 0.2;
 const EXPLAINING_SAVED: Duration = Duration::from_millis(10);
 
 /// How much is explained.
 pub(super) enum ExplanationBudget {
-    /// So many flows of a batch: the same at every reading of a capture.
+    /// A number of flows in each batch. It gives the same reasons at every reading of a capture.
     Count {
-        /// Of this batch.
+        /// Flows of this batch explained so far.
         explained: usize,
     },
     /// A share of the time.
     Time {
         /// Seconds that may be spent; less than 0 after one that took longer.
         saved: f64,
-        /// When that was added to last.
+        /// When the savings were last added to.
         at: Instant,
     },
 }
@@ -57,7 +58,7 @@ impl ExplanationBudget {
         }
     }
 
-    /// One has been, and took so long.
+    /// A flow was explained, which took so long.
     pub(super) fn spend(&mut self, took: Duration) {
         match self {
             Self::Count { explained } => *explained += 1,

@@ -119,7 +119,7 @@ impl Scorer {
     /// Scores every flow. `finished` has their features, if those of this scorer's set have been finished already.
     ///
     /// # Errors
-    /// ONNX Runtime fails, or gives what is no probability.
+    /// ONNX Runtime fails, or gives a score outside of 0 to 1.
     pub fn predict(&mut self, records: &[FlowRecord], finished: Option<&Batch>) -> Result<Vec<Prediction>> {
         self.finish(records, finished);
         self.scores.clear();
@@ -157,7 +157,7 @@ impl Scorer {
         Ok(predictions)
     }
 
-    /// Compares flows that have ended with those of training; of a large batch a part, evenly spread.
+    /// Compares ended flows with those of training. In a large batch it takes a part, evenly spread.
     fn observe(&mut self, records: &[FlowRecord]) {
         let rows = self.inputs.chunks_exact(self.features.len());
         let each = records.len().div_ceil(OBSERVED_PER_BATCH).max(1);

@@ -16,7 +16,7 @@ pub struct Explanation {
     pub unit: &'static str,
     /// The median of benign flows that the model was trained on.
     pub normal: f32,
-    /// Between what values nine tenths of them lie, if the model says.
+    /// The range of nine tenths of them, if the model has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normal_range: Option<(f32, f32)>,
 }
@@ -39,7 +39,7 @@ pub struct Scored<'a> {
     pub model: Option<&'a str>,
     /// What moved a malicious verdict, most first.
     pub reasons: &'a [Explanation],
-    /// True if it is malicious and was not asked why, see [`Prediction::unexplained`].
+    /// True if it is malicious and has no reasons because many came at once, see [`Prediction::unexplained`].
     pub unexplained: bool,
 }
 

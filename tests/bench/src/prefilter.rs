@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use flowmeter::kernel::clock;
-use flowmeter::prefilter::lists::Rule;
 use flowmeter::config::{Mode, PrefilterSettings};
+use flowmeter::kernel::clock;
 use flowmeter::prefilter::Policy;
+use flowmeter::prefilter::lists::Rule;
 use flowmeter_common::prefilter::listed;
 use harness::agent::{Agent, Signal};
 use harness::inspector::{Inspector, numbered};
