@@ -55,8 +55,8 @@ impl DrainTask {
             let counts = self.drain.counts();
             self.heartbeat.note(counts.ledger());
             let now = clock::monotonic();
-            // The beat takes the same way as verdicts, so that whoever stops on it stops the heartbeat. Where there is no
-            // room now, a later poll finds some.
+            // The beat takes the same way as verdicts, so that whatever stops verdicts stops the heartbeat. If there is no room
+            // now, a later poll finds some.
             if now >= next_beat && self.queues.try_tell(Message::Beat(now))? {
                 next_beat = now + BEAT_EVERY;
             }

@@ -108,7 +108,7 @@ fn build(config: &LiveConfig) -> Result<Parts> {
         drain.be_prompt();
     }
     if adopted {
-        log::info!("going on with the flows that an agent before has left");
+        log::info!("adopted the flows that the previous agent left");
         drain.resume(heartbeat.ledger());
     }
     Ok(Parts { kernel, counters, table, drain, pipeline, scorers, heartbeat, lists, adopted, policy })
@@ -196,10 +196,10 @@ impl Signals {
 fn attach(kernel: &mut Kernel) -> Result<()> {
     for attachment in kernel.attach()? {
         log::info!(
-            "{}: watching, {} XDP for what comes in{}",
+            "{}: watching; {} XDP counts what comes in{}",
             attachment.interface,
             attachment.ingress,
-            if attachment.egress { ", TC for what goes out" } else { "; what goes out is not counted" }
+            if attachment.egress { ", TC what goes out" } else { "; what goes out is not counted" }
         );
     }
     Ok(())
@@ -241,8 +241,8 @@ async fn finish(
     log::info!(
         "{}",
         match leaves {
-            true => "leaving the flows that live to the next agent",
-            false => "detached; writing out the flows that live",
+            true => "leaving the living flows to the next agent",
+            false => "detached; writing out the living flows",
         }
     );
     let drained = drain.await.context("the drain panicked")??;

@@ -81,7 +81,7 @@ impl Writer {
                 Ok(())
             }
             Message::Stats(request) => {
-                // What was sent before it belongs into it.
+                // Flows that were sent before the request belong into its line.
                 while let Ok(taken) = received.living.try_recv() {
                     self.flows(&taken)?;
                 }
@@ -96,10 +96,10 @@ impl Writer {
         let feedback =
             self.pipeline.process(flows, |record| counters.interface(record.entry.key.interface))?;
         for Feedback { entry, seen, mark } in feedback {
-            // A flow that has gone meanwhile needs none.
+            // A flow that has gone meanwhile needs no mark.
             self.sources.table.give_mark(entry, seen, mark);
         }
-        // Somebody may be reading along.
+        // Somebody may be reading the log as it grows.
         self.pipeline.flush()?;
         let now = clock::monotonic();
         for record in flows {
@@ -135,7 +135,7 @@ impl Writer {
     }
 }
 
-/// When a living flow reached its checkpoint, or before: of the packets since only the last one's time is known.
+/// When a living flow reached its checkpoint, or a time before it: only the last packet's time is known.
 fn reached(record: &FlowRecord, taken: &Taken) -> u64 {
     let (packets, last) = (record.entry.state.packets(), record.entry.state.last());
     let is_last = packets.is_power_of_two() && packets >= FIRST_CHECKPOINT;

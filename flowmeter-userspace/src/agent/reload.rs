@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as blocking};
 use anyhow::{Result, ensure};
 
 use crate::config::PrefilterSettings;
+use crate::count::count;
 use crate::kernel::{Heartbeat, ListMaps};
 use crate::prefilter::lists;
 use crate::scoring::{Scorer, ScorerLoader};
@@ -40,7 +41,9 @@ impl ListReload {
             return;
         }
         match self.load() {
-            Ok(rules) => log::info!("allow and deny lists read again: {rules} rules are in force"),
+            Ok(rules) => {
+                log::info!("allow and deny lists read again; in force: {}", count(rules as u64, "rule"))
+            }
             Err(error) => log::error!("the allow and deny lists stay as they were: {error:#}"),
         }
     }
@@ -62,26 +65,26 @@ impl ModelReload {
         (Self { scorers: scorers.map(|scorers| Arc::new(Mutex::new(scorers))), context, loaded }, receiver)
     }
 
-    /// Loads on a thread of its own: meanwhile flows are scored by the model that there is.
+    /// Loads on a thread of its own. Meanwhile the model in use goes on scoring.
     pub fn start(&self) {
         let Some(scorers) = self.scorers.clone() else {
-            return log::warn!("SIGHUP: there is no model to load, because of --no-model");
+            return log::warn!("SIGHUP: no model to load, because of --no-model");
         };
         let (loaded, has_context) = (self.loaded.clone(), self.context);
         tokio::task::spawn_blocking(move || {
-            // One after the other, so that the last one to load sees the file as it was left.
+            // One load after the other, so that the last one sees the file as it was left.
             let scorers = scorers.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(file) = scorers.file().or(scorers.calibration()) else {
                 return log::warn!(
-                    "SIGHUP: the built-in model is always the same; --model FILE names one that may change"
+                    "SIGHUP: the built-in model never changes; start with --model FILE to load another"
                 );
             };
             let usable = scorers.load().and_then(|scorer| {
                 let set = scorer.feature_set();
                 ensure!(
                     has_context || !set.context,
-                    "it takes {}, and so needs what surrounds a flow, which this agent has not kept from its start: stop it \
-                     and start it with this model",
+                    "it takes {}, which needs what surrounds a flow, and this agent has not kept that from its start: stop \
+                     the agent and start it with this model",
                     set.id
                 );
                 Ok(scorer)
@@ -90,7 +93,7 @@ impl ModelReload {
                 // Without a pipeline there is nothing left to score.
                 Ok(scorer) => drop(loaded.send(scorer.explaining_in_time())),
                 Err(error) => log::error!(
-                    "SIGHUP: {} is not taken, and the model that there is goes on: {error:#}",
+                    "SIGHUP: {} is refused, and the model in use goes on: {error:#}",
                     file.display()
                 ),
             }

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::queues::StatsRequest;
 use crate::config::Mode;
+use crate::count::count;
 use crate::kernel::{Counters, SharedTable, clock};
 use crate::sink;
 use crate::source::live::DrainCounts;
@@ -89,11 +90,11 @@ pub fn report(counters: &Counters, drained: DrainCounts, adopted: bool) -> Resul
         aggregated += counters.folded - counters.unaggregated;
     }
     log::info!(
-        "flows: {} opened, {} written, with {} packets and {} bytes",
+        "flows: {} opened, {} written, with {} and {}",
         opened,
         drained.flows,
-        drained.packets,
-        drained.bytes
+        count(drained.packets, "packet"),
+        count(drained.bytes, "byte")
     );
     let written = (drained.packets, drained.bytes, drained.flows, drained.aggregated);
     if balanced && (counted, bytes, opened, aggregated) == written {
@@ -101,16 +102,20 @@ pub fn report(counters: &Counters, drained: DrainCounts, adopted: bool) -> Resul
     }
     if balanced && adopted && counted >= drained.packets && aggregated >= drained.aggregated {
         log::warn!(
-            "{} packets of {} flows had been taken out by an agent that died before it could note them; they may be \
-             missing in its log",
-            counted - drained.packets,
-            opened.saturating_sub(drained.flows)
+            "an agent that died had taken out {} of {} and not noted them; they may be missing in its log",
+            count(counted - drained.packets, "packet"),
+            count(opened.saturating_sub(drained.flows), "flow")
         );
         return Ok(ExitCode::SUCCESS);
     }
     log::error!(
-        "the account is not balanced: {counted} packets and {bytes} bytes were counted in {opened} flows, and \
-         {aggregated} packets in aggregates; written were {written:?}; this is a defect of flowmeter"
+        "the account is not balanced: counted were {counted} packets and {bytes} bytes in {opened} flows, and {aggregated} \
+         packets in aggregates; written were {} packets and {} bytes in {} flows, and {} packets in aggregates. This is a \
+         defect of flowmeter",
+        written.0,
+        written.1,
+        written.2,
+        written.3
     );
     Ok(ExitCode::FAILURE)
 }

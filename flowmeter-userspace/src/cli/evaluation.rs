@@ -9,8 +9,8 @@ use super::values::{positive, share};
 
 /// Arguments of `audit`.
 ///
-/// With `live --audit N` a random 1 in N of the flows cleared as benign goes to the inspector all the same. The share of
-/// them in which it raises an alert after the verdict is the share of all cleared flows in which it would have.
+/// With `live --audit N` a random 1 in N of the flows cleared as benign still goes to the inspector. The share of these in
+/// which it raises an alert after the verdict is the share of all cleared flows in which it would have raised one.
 #[derive(Debug, Args)]
 pub struct AuditArgs {
     /// The agent's log (`live --log`).
@@ -19,7 +19,7 @@ pub struct AuditArgs {
     /// Suricata's alerts (eve.json, with `community-id: true`).
     #[arg(short, long, value_name = "FILE")]
     pub eve: PathBuf,
-    /// Print one JSON object.
+    /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,
 }
@@ -27,7 +27,7 @@ pub struct AuditArgs {
 /// Arguments of `evaluate`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The truth is a table (CSV). Each row says by any of these columns which flows it means, and what they are:
+    after_help = "The truth is a table (CSV). Each row names flows by any of these columns, and says what they are:
 
   observed      capture or interface, as in the log, or the end of its path
   community_id  src_ip  src_port  dst_ip  dst_port  protocol
@@ -36,8 +36,8 @@ pub struct AuditArgs {
   source        network or collection; by default what `observed` says
   category      kind of attack or use
 
-Empty cells name nothing. Of the rows that mean a flow, the one that names most columns counts, so that a whole capture
-can be benign but for one host:
+Empty cells name nothing. If several rows mean a flow, the one that names most columns counts. So a whole capture can be
+benign but for one host:
 
   observed,src_ip,label,category
   monday.pcap,,benign,office
@@ -50,43 +50,43 @@ pub struct EvaluateArgs {
     /// standard input.
     #[arg(value_name = "FLOWS", required = true)]
     pub files: Vec<PathBuf>,
-    /// What the flows are; by default their own columns `label`, `source` and `category` say it.
+    /// Table that says what the flows are [default: their own columns `label`, `source` and `category`].
     #[arg(short, long, value_name = "FILE")]
     pub truth: Option<PathBuf>,
-    /// Share of malicious flows that precision is given for: the network's, not that of the flows here.
+    /// Share of malicious flows in the network, for which precision is given. It is not the share among these flows.
     #[arg(long, value_name = "SHARE", default_value_t = 0.001, value_parser = share)]
     pub base_rate: f64,
-    /// Write all figures and curves as JSON; `-` in place of the text.
+    /// Write all figures and curves as JSON; `-` prints them instead of the text.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Write a page with plots, which needs no other file.
+    /// Write a page with plots that needs no other file.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
 }
 
 /// Arguments of `calibrate`.
 #[derive(Debug, Args)]
-#[command(after_help = "Let it see at least a day of ordinary traffic:
+#[command(after_help = "Give it at least a day of ordinary traffic:
 
   flowmeter live --interface eth0 --features --log day.jsonl
   flowmeter calibrate day.jsonl --alerts-per-day 20 --output site.json
   flowmeter live --interface eth0 --calibration site.json
 
-Nobody needs to have labelled it, and attacks may be among it: the traffic is cut by time into ten parts of as many flows
-each, and what the two parts with most alarms show is not taken for normal. What is there all the time is, so read what
-is printed before you use the file. docs/calibrate.md explains what it does and what that was worth in figures.")]
+Nobody needs to have labelled the traffic, and attacks may be among it. It is cut by time into ten parts of as many flows
+each, and what only the two parts with most alarms show is not taken for normal. What is there all the time is taken for
+normal, so read what is printed before you use the file. docs/calibrate.md explains what it does and what it is worth.")]
 #[command(group = clap::ArgGroup::new("budget").required(true))]
 pub struct CalibrateArgs {
     /// The network's own flows: logs written with `--features`, tables, or captures.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// False alarms that you can look at: flows called malicious a day.
+    /// How many false alarms a day you can look at. An alarm is a flow called malicious.
     #[arg(long, value_name = "N", group = "budget", value_parser = positive)]
     pub alerts_per_day: Option<f64>,
-    /// Or as a share of all flows.
+    /// The same as a share of all flows.
     #[arg(long, value_name = "SHARE", group = "budget", value_parser = share)]
     pub rate: Option<f64>,
-    /// The calibration file to write.
+    /// Calibration file to write.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     /// How packets of captures are read.

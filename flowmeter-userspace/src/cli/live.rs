@@ -20,10 +20,10 @@ pub struct LiveArgs {
     /// Where verdicts go: a file, or `-` for the standard output.
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub log: PathBuf,
-    /// Most flows at once; memory is about 1,020 bytes a flow and is taken at the start.
+    /// How many flows can live at once. Memory is taken at the start, about 1,020 bytes a flow.
     #[arg(long, value_name = "N", default_value_t = 262_144)]
     pub max_flows: u32,
-    /// Do not count what leaves the interface. Right for a mirror port.
+    /// Do not count packets that leave the interface. Right for a mirror port.
     #[arg(long)]
     pub no_egress: bool,
     /// How often a `stats` line is written.
@@ -50,34 +50,34 @@ pub struct LiveArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "The pre-filter")]
 pub struct PrefilterArgs {
-    /// What verdicts do to packets, from the packet after the verdict on. If the agent dies, hangs, or cannot score, every
-    /// packet passes again within two seconds.
+    /// What verdicts do to packets, from the first packet after the verdict. If the agent dies, hangs, or cannot score,
+    /// every packet passes again within two seconds.
     #[arg(long, value_enum, default_value_t = ModeArg::Watch)]
     pub mode: ModeArg,
-    /// Interface where the inspector (Suricata, Zeek, a recorder) listens; with `mirror` and `divert`.
+    /// Interface where the inspector (Suricata, Zeek, a recorder) listens; for `mirror` and `divert`.
     #[arg(long, value_name = "NAME")]
     pub inspector: Option<String>,
-    /// Do something else for a verdict: `unknown=pass`, or `benign@first=inspect` for those given at the first checkpoint
-    /// (8 packets) only; may be repeated. Verdicts: none, benign, unknown, malicious. Stages: first, later. Actions: pass,
-    /// inspect (mirror, divert), drop (divert, block).
+    /// Change what is done for a verdict, such as `unknown=pass`; `benign@first=inspect` is for verdicts given at the first
+    /// checkpoint (8 packets) only. May be repeated. Verdicts: none, benign, unknown, malicious. Stages: first, later.
+    /// Actions: pass, inspect (mirror, divert), drop (divert, block).
     #[arg(long, value_name = "VERDICT[@STAGE]=ACTION")]
     pub on: Vec<OverrideArg>,
-    /// Treat as benign whatever this file lists, before any verdict: a line is a prefix, or `any`, and then a port if one is
-    /// meant (`192.0.2.0/24 443`). Read again on SIGHUP.
+    /// Treat what this file lists as benign, before any verdict. A line is a prefix or `any`, and then a port if you mean one:
+    /// `192.0.2.0/24 443`. SIGHUP reads the file again.
     #[arg(long, value_name = "FILE")]
     pub allow: Option<PathBuf>,
-    /// Treat as malicious whatever this file lists, before any verdict, unless it is allowed. Read again on SIGHUP.
+    /// Treat what this file lists as malicious, before any verdict, unless `--allow` lists it. SIGHUP reads the file again.
     #[arg(long, value_name = "FILE")]
     pub deny: Option<PathBuf>,
-    /// Let the inspector see a random 1 in N of the flows cleared as benign, so that `flowmeter audit` can tell what it
-    /// misses.
+    /// Let the inspector see a random 1 in N of the flows cleared as benign, so that `flowmeter audit` can say what the
+    /// pre-filter misses.
     #[arg(long, value_name = "N")]
     pub audit: Option<NonZeroU32>,
-    /// Leave programs and flows in place when the agent ends by SIGTERM or dies, pinned in this folder of the BPF file
-    /// system (/sys/fs/bpf/flowmeter); the next agent with the same folder goes on with them. Ctrl-C removes them.
+    /// Pin programs and flows in this folder of the BPF file system (/sys/fs/bpf/flowmeter), so that they stay when the
+    /// agent ends by SIGTERM or dies. The next agent with the same folder goes on with them. Ctrl-C removes them.
     #[arg(long, value_name = "FOLDER")]
     pub pin: Option<PathBuf>,
-    /// Yes, `block` is to drop traffic on the model's word.
+    /// Confirm that `block` may drop traffic on the word of a model, which errs.
     #[arg(long)]
     pub yes_drop_traffic: bool,
 }
@@ -87,9 +87,9 @@ pub struct PrefilterArgs {
 pub enum ModeArg {
     /// Nothing: every packet passes.
     Watch,
-    /// On a host in the path: every packet passes, and what is not known to be benign is copied to the inspector.
+    /// On a host in the path: every packet passes; the inspector gets a copy of all but what is known to be benign.
     Mirror,
-    /// On a mirror port: what is not known to be benign is redirected to the inspector, the rest is dropped.
+    /// On a mirror port: packets go to the inspector; what is known to be benign is dropped.
     Divert,
     /// On a host in the path: malicious flows are dropped.
     Block,
@@ -173,7 +173,7 @@ impl FromStr for OverrideArg {
         };
         read().ok_or_else(|| {
             format!(
-                "{text:?} is not understood; write VERDICT=ACTION or VERDICT@STAGE=ACTION, with the verdict none, benign, \
+                "invalid override {text:?}: expected VERDICT=ACTION or VERDICT@STAGE=ACTION, with the verdict none, benign, \
                  unknown or malicious, the stage first or later, and the action pass, inspect or drop"
             )
         })

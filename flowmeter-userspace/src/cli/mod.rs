@@ -15,21 +15,21 @@ pub use shared::{FormatArg, OutputArgs, ParsingArgs, ScoringArgs, TimingArgs};
 
 use clap::{Parser, Subcommand};
 
-/// Watches network traffic, turns packets into flows, and tells the malicious from the benign.
+/// Turns packets into flows, scores each flow with a model, and logs a verdict: benign, malicious or unknown.
 ///
-/// Headers only, never payload; every packet passes unchanged, unless it is told otherwise (`live --mode`). Verdicts go to the log, one JSON object a line;
-/// diagnostics go to the standard error.
+/// It reads headers, never payload. Every packet passes unchanged, unless `live --mode` says otherwise. Verdicts go to the
+/// log, one JSON object a line. Diagnostics go to the standard error.
 #[derive(Debug, Parser)]
 #[command(
     name = "flowmeter",
     version,
     max_term_width = 110,
     after_help = "Examples:
-  flowmeter live --interface eth0                       verdicts on the standard output
-  flowmeter live --interface eth0 --log verdicts.jsonl  verdicts to a file
+  flowmeter pcap capture.pcap.gz                        verdicts on the flows of a capture
+  flowmeter live --interface eth0                       verdicts on living traffic, on the standard output
+  flowmeter live --interface eth0 --log verdicts.jsonl  the same to a file
   flowmeter live --interface eth1 --mode divert --inspector ids0
-                                                        only what is not known to be benign goes on to ids0
-  flowmeter pcap capture.pcap.gz                        the same for a capture file
+                                                        ids0 gets all but what is known to be benign
   flowmeter pcap *.pcap --format parquet --output flows.parquet
                                                         every feature of every flow, for training
   flowmeter pcap day.pcap --format csv --set cic-fixed/v1 --no-model
@@ -39,16 +39,21 @@ use clap::{Parser, Subcommand};
   flowmeter calibrate day.jsonl --alerts-per-day 20 --output site.json
                                                         thresholds for this network
   flowmeter live --interface eth0 --calibration site.json
+                                                        verdicts by these thresholds
   flowmeter doctor                                      what this machine can do
 
-Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 done but some captures or rows could not be read,
-130 stopped by a signal: what had been read is written."
+Exit codes:
+  0    done
+  1    failed
+  2    wrong arguments
+  3    done, but some captures or rows could not be read
+  130  stopped by a signal; what had been read is written"
 )]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Say more on the standard error; twice for even more.
+    /// Say more on the standard error; given twice, even more.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Say only errors on the standard error.
@@ -61,9 +66,9 @@ pub struct Cli {
 pub enum Command {
     /// Watch network interfaces until Ctrl-C or SIGTERM.
     Live(LiveArgs),
-    /// Read capture files: pcap or pcapng, also gzip or zstd compressed; `-` is the standard input.
+    /// Read capture files: pcap or pcapng, plain or compressed; `-` is the standard input.
     Pcap(PcapArgs),
-    /// Tell what the pre-filter misses, from the log and the alerts of the inspector behind it.
+    /// Say what the pre-filter misses, from the log and the alerts of the inspector behind it.
     Audit(AuditArgs),
     /// Say how good verdicts are, from flows whose truth is known.
     Evaluate(EvaluateArgs),
@@ -73,7 +78,7 @@ pub enum Command {
     Model(ModelArgs),
     /// Print the reference page of a feature set, or the list of sets.
     Features(FeaturesArgs),
-    /// Look at what this machine offers, and say what is missing.
+    /// Say what this machine offers, and what is missing.
     Doctor(ScoringArgs),
 }
 

@@ -28,10 +28,10 @@ pub enum ModelCommand {
 /// Arguments of `features`.
 #[derive(Debug, Args)]
 pub struct FeaturesArgs {
-    /// The set to print; without it, all sets are listed.
+    /// Set to print [default: list all sets].
     #[arg(long, value_name = "ID")]
     pub set: Option<String>,
-    /// The page to read, or an array of objects for programs.
+    /// A page for people, or JSON for programs.
     #[arg(long, value_enum, default_value = "markdown", requires = "set")]
     pub format: ReferenceArg,
 }

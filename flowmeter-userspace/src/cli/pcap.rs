@@ -9,17 +9,17 @@ use super::shared::{OutputArgs, ParsingArgs, ScoringArgs, TimingArgs};
 /// Arguments of `pcap`.
 #[derive(Debug, Args)]
 pub struct PcapArgs {
-    /// Captures, each read on its own; `-` is the standard input.
+    /// Captures; each is read on its own. `-` is the standard input.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// Where flows go: a file, or `-` for the standard output.
     #[arg(short, long, value_name = "PATH", default_value = "-")]
     pub output: PathBuf,
-    /// Captures read at the same time; by default as many as there are processors. The output does not depend on it.
+    /// How many captures to read at the same time [default: the number of processors]. The output does not depend on it.
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub jobs: Option<u16>,
-    /// Write verdicts on flows that live, too, at 8, 16, 32, ... packets, where the pre-filter would act on them: `evaluate`
-    /// then says what it would spare the inspector, and what it would miss.
+    /// Also write verdicts on living flows, at 8, 16, 32, ... packets, where the pre-filter would act on them. Then
+    /// `evaluate` says what the pre-filter would spare the inspector, and what it would miss.
     #[arg(long)]
     pub checkpoints: bool,
     /// How flows are written.

@@ -11,13 +11,13 @@ use super::values::duration;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Verdicts")]
 pub struct ScoringArgs {
-    /// The ONNX model; by default the one built into this binary. SIGHUP makes `live` load it again.
+    /// ONNX model that scores [default: the one built into this binary]. SIGHUP makes `live` load it again.
     #[arg(long, value_name = "FILE")]
     pub model: Option<PathBuf>,
-    /// Meter only, without verdicts.
+    /// Meter only: no verdicts, and no need for ONNX Runtime.
     #[arg(long, conflicts_with = "model")]
     pub no_model: bool,
-    /// Thresholds and what is normal for this network, written by `flowmeter calibrate` for the same model.
+    /// Thresholds and normal ranges of this network, written by `flowmeter calibrate` for the same model.
     #[arg(long, value_name = "FILE", conflicts_with = "no_model")]
     pub calibration: Option<PathBuf>,
     /// ONNX Runtime's shared library; by default it is looked for beside this binary.
@@ -29,10 +29,10 @@ pub struct ScoringArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "When flows end")]
 pub struct TimingArgs {
-    /// A flow without packets for this long has ended (1ms to 1h).
+    /// End a flow after this long without a packet (1ms to 1h).
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = duration)]
     pub idle_timeout: Duration,
-    /// A flow older than this is cut; what goes on is a new flow (1ms to 1h).
+    /// Cut a flow that is older than this; what goes on is a new flow (1ms to 1h).
     #[arg(long, value_name = "TIME", default_value = "3600s", value_parser = duration)]
     pub active_timeout: Duration,
 }
@@ -55,10 +55,10 @@ pub struct OutputArgs {
     /// How flows are written.
     #[arg(short, long, value_enum, default_value_t = FormatArg::Jsonl)]
     pub format: FormatArg,
-    /// Feature set of the columns, see `flowmeter features`; the model takes its own whatever is written.
+    /// Feature set of the columns; `flowmeter features` lists them. The model takes its own set, whatever is written.
     #[arg(long, value_name = "ID", default_value = "flowmeter/v2")]
     pub set: String,
-    /// Write every feature into the JSON lines, too; tables always have them.
+    /// Write every feature into the JSON lines. Tables always have them.
     #[arg(long)]
     pub features: bool,
 }
@@ -67,7 +67,7 @@ pub struct OutputArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Packets")]
 pub struct ParsingArgs {
-    /// Look into tunnels (IP in IP, GRE, VXLAN, Geneve): what is inside makes flows of its own, marked with the tunnel's
+    /// Look into tunnels (IP in IP, GRE, VXLAN, Geneve): packets inside make flows of their own, which name the tunnel's
     /// identifier, instead of one flow between the tunnel's ends.
     #[arg(long)]
     pub tunnels: bool,

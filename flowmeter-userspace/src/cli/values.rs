@@ -11,24 +11,27 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
-        other => return Err(format!("unknown unit {other:?}; use ms, s, m or h, as in 90s")),
+        _ => return Err(invalid_duration(text)),
     };
-    let number: f64 =
-        number.parse().map_err(|_| format!("{text:?} is no time; write it like 500ms, 90s, 15m or 1h"))?;
+    let number: f64 = number.parse().map_err(|_| invalid_duration(text))?;
     let seconds = number * scale;
     if !(0.001..=3600.0).contains(&seconds) {
-        return Err(format!("{text:?} lies outside of 1ms to 1h"));
+        return Err(format!("invalid duration {text:?}: expected 1ms to 1h"));
     }
     Ok(Duration::from_secs_f64(seconds))
 }
 
+fn invalid_duration(text: &str) -> String {
+    format!("invalid duration {text:?}: expected 500ms, 90s, 15m or 1h")
+}
+
 /// A share, above 0 and below 1.
 pub(super) fn share(text: &str) -> Result<f64, String> {
-    let share = positive(text)?;
-    if share < 1.0 {
-        Ok(share)
-    } else {
-        Err(format!("{text:?} is no share; write 0.001 for one in a thousand"))
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
+        _ => Err(format!(
+            "invalid share {text:?}: expected 0.001 for one in a thousand, 0.05 for one in twenty"
+        )),
     }
 }
 
@@ -36,7 +39,7 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
 pub(super) fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
-        _ => Err(format!("{text:?} is no number above 0")),
+        _ => Err(format!("invalid number {text:?}: expected a number above 0, such as 20")),
     }
 }
 

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 
 use crate::cli::AuditArgs;
+use crate::count::count;
 use crate::prefilter::audit::{Alerts, Report, audit};
 
 /// Joins the log with the alerts and prints what comes of it.
@@ -51,10 +52,11 @@ fn print(out: &mut impl io::Write, report: &Report) -> Result<()> {
     )?;
     writeln!(
         out,
-        "that is                   about {:.0} ({:.0} to {:.0}) of {unseen} flows that the inspector did not see",
+        "that is                   about {:.0} ({:.0} to {:.0}) of {} that the inspector did not see",
         rate.share * unseen as f64,
         rate.low * unseen as f64,
-        rate.high * unseen as f64
+        rate.high * unseen as f64,
+        count(unseen, "flow")
     )?;
     writeln!(out, "flows with alerts         {} that the inspector saw in any case", report.caught)?;
     writeln!(
@@ -67,7 +69,8 @@ fn print(out: &mut impl io::Write, report: &Report) -> Result<()> {
         writeln!(
             out,
             "not joined                {} of no flow in the log, {} without a Community ID",
-            report.unmatched_alerts, report.alerts_without_id
+            count(report.unmatched_alerts, "alert"),
+            report.alerts_without_id
         )?;
     }
     for miss in &report.misses {

@@ -54,7 +54,7 @@ impl LiveConfig {
     pub fn new(args: &LiveArgs) -> Result<Self> {
         ensure!(
             (1..=MAX_FLOWS).contains(&args.max_flows),
-            "--max-flows must lie between 1 and {MAX_FLOWS}, not {}",
+            "invalid --max-flows {}: expected a number between 1 and {MAX_FLOWS}",
             args.max_flows
         );
         let prefilter = PrefilterSettings::new(&args.prefilter, &args.interface)?;

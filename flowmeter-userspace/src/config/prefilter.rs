@@ -87,28 +87,28 @@ impl PrefilterSettings {
         let mode = Mode::from(args.mode);
         ensure!(
             mode != Mode::Block || args.yes_drop_traffic,
-            "--mode block drops traffic on the word of a model, which errs; if that is meant, add --yes-drop-traffic"
+            "--mode block drops traffic on the word of a model, which errs: confirm with --yes-drop-traffic"
         );
         ensure!(
             mode != Mode::Watch || (args.allow.is_none() && args.deny.is_none()),
-            "--allow and --deny say what is done with packets; in --mode watch all pass"
+            "--allow and --deny need --mode mirror, divert or block: in --mode watch every packet passes"
         );
         match (mode.inspect(), &args.inspector) {
             (Some(_), Some(name)) => ensure!(
                 !watched.contains(name),
-                "{name} is watched; packets that went there would come back, so the inspector needs an interface of its own"
+                "{name} is watched, so packets sent there would come back: the inspector needs an interface of its own"
             ),
             (Some(_), None) => {
                 bail!("--mode {} needs --inspector INTERFACE, where the inspector listens", mode.name())
             }
             (None, Some(_)) => {
-                bail!("--inspector goes with --mode mirror or divert, not with {}", mode.name())
+                bail!("--inspector needs --mode mirror or divert: --mode {} has no inspector", mode.name())
             }
             (None, None) => {}
         }
         ensure!(
             args.audit.is_none() || mode.inspect().is_some(),
-            "--audit goes with --mode mirror or divert: without an inspector nobody audits"
+            "--audit needs --mode mirror or divert: without an inspector nobody audits"
         );
         let mut overrides = Vec::new();
         for change in &args.on {

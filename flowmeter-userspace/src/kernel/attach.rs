@@ -105,7 +105,7 @@ impl Links {
             && let Ok(old) = SchedClassifierLink::try_from(old)
             && let Ok(link) = program.attach_to_link(old)
         {
-            // The pin is where it was.
+            // The pin stays where it was.
             self.pinned_tc.push(FdLink::try_from(program.take_link(link)?)?);
             kept.push(name_kept);
             return Ok(());
@@ -199,8 +199,8 @@ fn attach_xdp(xdp: &mut Xdp, interface: &str) -> Result<(FdLink, &'static str)> 
     }
 }
 
-/// aya falls back to a netlink attachment where a link is refused; that one would outlive this process when it is
-/// killed. Such an attachment is taken off again.
+/// Where a link is refused, aya falls back to a netlink attachment, which would outlive this process if it is killed. Such
+/// an attachment is taken off again.
 fn as_fd_link(xdp: &mut Xdp, id: XdpLinkId) -> Result<Option<FdLink>> {
     let link = xdp.take_link(id)?;
     // On failure the link was consumed, and dropping it detached it.

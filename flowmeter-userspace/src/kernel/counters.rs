@@ -36,8 +36,8 @@ impl Counters {
         self.interfaces.iter().find(|watched| watched.index == index).map(|watched| watched.name.as_str())
     }
 
-    /// What became of the packets of each watched interface, in the order of [`read`](Self::read): of those that arrived,
-    /// and of those that left. Read before it, the sum is no more than what was seen.
+    /// What became of the packets of each watched interface, in the order of [`read`](Self::read): those that arrived, and
+    /// those that left. If this is read before [`read`](Self::read), the sum is at most what was seen.
     ///
     /// # Errors
     /// If the kernel refuses to read the map.
@@ -47,10 +47,9 @@ impl Counters {
 
     /// Name and summed counters of each watched interface.
     ///
-    /// Packets may flow meanwhile: of each CPU that value is taken which was read between two packets. There the account
-    /// is balanced, and only there: `seen` is the first that a packet adds to and the first that is read, so that what
-    /// comes while the rest is read makes the sum larger than it. A CPU whose account stays unbalanced is one whose account
-    /// is wrong.
+    /// Packets may flow meanwhile, so each CPU's counters are read until they were read between two packets. There, and only
+    /// there, the account balances: a packet adds to `seen` first, and `seen` is read first, so whatever comes while the rest
+    /// is read makes the sum larger. If a CPU's account stays unbalanced, it is wrong.
     ///
     /// # Errors
     /// If the kernel refuses to read the map.

@@ -36,7 +36,7 @@ pub fn interface_index(name: &str) -> Option<u32> {
 /// # Errors
 /// There is none of this name.
 pub fn find_inspector(name: &str) -> Result<u32> {
-    interface_index(name).with_context(|| format!("there is no interface {name} here for the inspector"))
+    interface_index(name).with_context(|| format!("there is no interface {name} for the inspector"))
 }
 
 /// The interfaces of these names.
@@ -55,7 +55,7 @@ pub(super) fn find(names: &[String]) -> Result<Vec<Interface>> {
                 bail!("interface {name} was given twice");
             }
             let Some(index) = interface_index(name) else {
-                bail!("there is no interface {name} here; there are: {}", known_interfaces());
+                bail!("there is no interface {name}: expected one of {}", known_interfaces());
             };
             Ok(Interface { name: name.clone(), index })
         })
@@ -72,7 +72,8 @@ fn known_interfaces() -> String {
 
 /// An odd number that gives each interface a counter slot of its own.
 pub(super) fn find_multiplier(interfaces: &[Interface]) -> Result<u32> {
-    // Multiples of an irrational number spread well; with 64 interfaces in 64 slots none may exist, with few there are many.
+    // Multiples of an irrational number spread well. With few interfaces there are many such numbers; with 64 interfaces in
+    // 64 slots there may be none.
     let mut candidate = 0x9e37_79b1_u32;
     for _ in 0..1_000_000 {
         let slots: HashSet<u32> = interfaces.iter().map(|i| counter_slot(i.index, candidate)).collect();
@@ -81,5 +82,5 @@ pub(super) fn find_multiplier(interfaces: &[Interface]) -> Result<u32> {
         }
         candidate = candidate.wrapping_mul(0x0019_660d).wrapping_add(0x3c6e_f35e) | 1;
     }
-    bail!("{} interfaces are too many to watch in one agent here; start two", interfaces.len())
+    bail!("{} interfaces are too many for one agent here: start two agents", interfaces.len())
 }

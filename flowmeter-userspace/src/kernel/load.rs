@@ -22,7 +22,7 @@ use crate::prefilter::Policy;
 struct Aligned<T: ?Sized>(T);
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/flowmeter.bpf.o")));
 
-/// The programs: those that only watch, and those that also react.
+/// The programs: those that only watch, and those that also filter.
 const WATCH_INGRESS: &str = "flowmeter_ingress";
 const WATCH_EGRESS: &str = "flowmeter_egress";
 const FILTER_INGRESS: &str = "filter_ingress";

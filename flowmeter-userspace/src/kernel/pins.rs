@@ -62,11 +62,10 @@ impl Pins {
         let kind = fstatfs(&lock)?.f_type as u64 & 0xffff_ffff;
         ensure!(
             kind == BPF_FILE_SYSTEM,
-            "{shown} is not on the BPF file system, which alone can hold pins; take a folder below /sys/fs/bpf \
-             (mount -t bpf bpf /sys/fs/bpf)"
+            "{shown} is not on the BPF file system: expected a folder below /sys/fs/bpf (mount -t bpf bpf /sys/fs/bpf)"
         );
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            bail!("another agent holds {shown}; stop it first, or take another folder");
+            bail!("another agent holds {shown}: stop it first, or take another folder");
         }
         Ok(Self { folder: folder.to_owned(), _lock: lock })
     }
@@ -89,15 +88,15 @@ impl Pins {
             wanted.hash_seed = left.hash_seed;
             ensure!(
                 *wanted == left,
-                "{0} was left by an agent with other settings (interfaces, --max-flows, timeouts, --tunnels); start with \
-                 the same, or remove it and the flows in it: rm -r {0}",
+                "{0} was left by an agent with other settings (interfaces, --max-flows, timeouts, --tunnels): start with the \
+                 same, or remove it with its flows: rm -r {0}",
                 self.folder.display()
             );
             return Ok(true);
         }
         ensure!(
             self.names()?.is_empty(),
-            "{0} was left by another version of flowmeter; remove it and the flows in it: rm -r {0}",
+            "{0} was left by another version of flowmeter: remove it with its flows: rm -r {0}",
             self.folder.display()
         );
         let mut settings = Array::<MapData, KernelConfig>::create(1, 0)?;

@@ -59,14 +59,14 @@ pub struct ListMaps {
 }
 
 impl ListMaps {
-    /// Puts these rules in force, all at once; packets that are on their way are decided by the ones before.
+    /// Puts these rules in force, all at once. Packets that are on their way are still decided by the rules before.
     ///
     /// # Errors
     /// There are too many, or the kernel refuses one; the ones before stay in force.
     pub fn install(&mut self, heartbeat: &Heartbeat, rules: &[Rule]) -> Result<()> {
         ensure!(
             rules.len() <= MAX_RULES as usize,
-            "the lists have {} rules; there is room for {MAX_RULES}",
+            "the lists have {} rules: expected at most {MAX_RULES}",
             rules.len()
         );
         if rules.is_empty() {
@@ -108,7 +108,7 @@ fn key_of(rule: &Rule) -> Key<[u8; ListKey::BYTES]> {
 pub struct Tallies(PerCpuArray<MapData, PrefilterCounters>);
 
 impl Tallies {
-    /// Of the interface with this counter slot: what arrived, and what left.
+    /// The counters of the interface with this slot: what arrived, and what left.
     ///
     /// # Errors
     /// The kernel refuses to read the map.

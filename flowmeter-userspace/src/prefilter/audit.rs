@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::count::count;
+
 /// How far an alert may lie outside of its flow, in nanoseconds: an inspector notices an end later than FlowMeter, and
 /// clocks are read apart.
 const SLACK: i128 = 5_000_000_000;
@@ -49,8 +51,8 @@ impl Alerts {
             if line.trim().is_empty() {
                 continue;
             }
-            let event: Event =
-                serde_json::from_str(&line).with_context(|| format!("line {number} is no event"))?;
+            let event: Event = serde_json::from_str(&line)
+                .with_context(|| format!("line {number} is not an event of Suricata"))?;
             if event.event_type != "alert" {
                 continue;
             }
@@ -68,8 +70,8 @@ impl Alerts {
         }
         ensure!(
             alerts.without_id == 0 || !alerts.by_id.is_empty(),
-            "none of {} alerts has a community_id; set `community-id: true` under `eve-log` in suricata.yaml",
-            alerts.without_id
+            "{} without a community_id: set `community-id: true` under `eve-log` in suricata.yaml",
+            count(alerts.without_id, "alert")
         );
         Ok(alerts)
     }
@@ -121,7 +123,7 @@ pub struct Miss {
 pub struct Report {
     /// Flows that ended cleared as benign.
     pub cleared: u64,
-    /// Of them, those in the audit lane, and of these, those with an alert after the verdict.
+    /// Of the flows cleared: those in the audit lane, and among these, those with an alert after the verdict.
     pub miss_rate: Rate,
     /// Flows with alerts that the inspector raises in any case: not cleared, or before the verdict.
     pub caught: u64,
@@ -155,7 +157,7 @@ pub fn audit(log: impl BufRead, mut alerts: Alerts) -> Result<Report> {
         let line = line.with_context(|| format!("reading line {number} of the log"))?;
         // The last line of an agent that was killed may be cut.
         let Ok(row) = serde_json::from_str::<Value>(&line) else {
-            log::warn!("line {number} of the log is no JSON object, and is left out");
+            log::warn!("line {number} of the log is not a JSON object, and is left out");
             continue;
         };
         let event = row["event"].as_str().unwrap_or_default();
@@ -204,7 +206,7 @@ pub fn audit(log: impl BufRead, mut alerts: Alerts) -> Result<Report> {
         }
         match after {
             _ if before => caught += 1,
-            // Of a flow that is not in the audit lane: the inspector's second thoughts about what it saw before.
+            // This flow is not in the audit lane: the inspector has second thoughts about what it saw before.
             Some(_) if !was_audited => caught += 1,
             Some(signature) => {
                 missed += 1;
@@ -252,7 +254,7 @@ fn volumes(stats: &Value) -> (Volume, Volume) {
 /// Nanoseconds since the Unix epoch of a time as our log has it, or as EVE has it (`+0000` without a colon).
 fn nanoseconds(time: &str) -> Result<i128> {
     let read = time.parse().or_else(|_| jiff::Timestamp::strptime("%Y-%m-%dT%H:%M:%S%.f%z", time));
-    Ok(read.with_context(|| format!("{time:?} is no time"))?.as_nanosecond())
+    Ok(read.with_context(|| format!("invalid time {time:?}: expected RFC 3339"))?.as_nanosecond())
 }
 
 /// The exact 95 % interval of a share of which `k` of `n` were found (Clopper and Pearson, 1934): the shares at which so

@@ -66,10 +66,12 @@ fn rule(words: &str, listed: u32) -> Result<Rule> {
     };
     let port = words
         .next()
-        .map(|word| word.parse().map_err(|_| anyhow!("{word:?} is no port; write a number from 0 to 65535")))
+        .map(|word| word.parse().map_err(|_| anyhow!("invalid port {word:?}: expected 0 to 65535")))
         .transpose()?;
     match words.next() {
-        Some(word) => Err(anyhow!("{word:?} is one word too many; a rule is a prefix, or `any`, and a port")),
+        Some(word) => Err(anyhow!(
+            "unexpected word {word:?}: expected a prefix or `any`, and then a port if one is meant"
+        )),
         None => Ok(Rule { listed, prefix, port }),
     }
 }
@@ -79,15 +81,16 @@ fn prefix(word: &str) -> Result<(IpAddr, u8)> {
     let (address, length) = word.split_once('/').map_or((word, None), |(a, l)| (a, Some(l)));
     let address: IpAddr = address
         .parse()
-        .map_err(|_| anyhow!("{address:?} is no address; write 192.0.2.0/24, 2001:db8::/32 or `any`"))?;
+        .map_err(|_| anyhow!("invalid address {address:?}: expected 192.0.2.0/24, 2001:db8::/32 or `any`"))?;
     let most = if address.is_ipv4() { 32 } else { 128 };
-    let bits =
-        match length {
-            None => most,
-            Some(text) => text.parse().ok().filter(|&bits: &u8| bits <= most).ok_or_else(|| {
-                anyhow!("/{text} is no length of a prefix; it lies between 0 and {most} here")
-            })?,
-        };
+    let bits = match length {
+        None => most,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|&bits: &u8| bits <= most)
+            .ok_or_else(|| anyhow!("invalid prefix length /{text}: expected 0 to {most}"))?,
+    };
     let kept = |all: u128, width: u32| {
         let rest = width - u32::from(bits);
         if rest >= 128 { 0 } else { all >> rest << rest }
@@ -98,7 +101,8 @@ fn prefix(word: &str) -> Result<(IpAddr, u8)> {
     };
     if network != address {
         return Err(anyhow!(
-            "{word} has bits after its prefix; {network}/{bits} is the network, {address} the host"
+            "invalid prefix {word}, which has bits after its length: expected {network}/{bits} for the network or {address} for \
+             the host"
         ));
     }
     Ok((address, bits))
@@ -128,16 +132,16 @@ mod tests {
     #[test]
     fn what_is_no_rule_is_refused_with_its_line() {
         for (line, part) in [
-            ("192.0.2.0/33", "between 0 and 32"),
+            ("192.0.2.0/33", "expected 0 to 32"),
             ("192.0.2.1/24", "192.0.2.0/24"),
             ("2001:db8::1/32", "2001:db8::/32"),
             ("::1/129", "128"),
             ("::1/0", "::/0"),
-            ("example.org", "no address"),
-            ("192.0.2.1 ssh", "no port"),
-            ("192.0.2.1 65536", "no port"),
-            ("any 1 2", "too many"),
-            ("/24", "no address"),
+            ("example.org", "invalid address"),
+            ("192.0.2.1 ssh", "invalid port"),
+            ("192.0.2.1 65536", "invalid port"),
+            ("any 1 2", "unexpected word"),
+            ("/24", "invalid address"),
         ] {
             let problem = format!("{:#}", parse(&format!("any 1\n{line}"), listed::ALLOW).expect_err(line));
             assert!(problem.contains("line 2") && problem.contains(part), "{line}: {problem}");

@@ -76,7 +76,7 @@ impl Policy {
             Action::Clone => format!("passes, and a copy goes to {inspector}"),
         };
         let audit = match self.audit {
-            Some(n) => format!("of each {n} flows cleared as benign, one at random, for the audit"),
+            Some(n) => format!("one at random of every {n} flows cleared as benign, for the audit"),
             None => "cleared as benign and chosen for the audit (none is, without --audit)".to_owned(),
         };
         let mut lines =

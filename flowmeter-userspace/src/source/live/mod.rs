@@ -22,8 +22,8 @@ use crate::context::Context;
 use crate::kernel::{Ring, SharedTable, clock};
 use crate::record::FlowRecord;
 
-/// How often the whole table is looked through: so that it takes a tenth of the time at most, but no less often than
-/// that an idle flow is out within a second of its timeout, and more often when the table fills.
+/// How often the whole table is swept: seldom enough to take at most a tenth of the time, often enough that an idle flow is
+/// out within a second of its timeout, and more often when the table fills.
 const SWEEP_SHARE: u64 = 10;
 const SWEEP_LEAST: u64 = SECOND / 20;
 const SWEEP_USUAL: u64 = SECOND / 4;
@@ -42,7 +42,7 @@ pub const LEAVING: usize = 4096;
 /// others.
 pub const BATCH: usize = 256;
 
-/// That the flow with this tag has been noticed, and lives on until then. One for each entry.
+/// A note, one for each entry: the flow with this tag has been noticed, and lives until then at least.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Known {
     tag: u64,

@@ -28,10 +28,12 @@ impl Pressure {
     pub(super) fn log(self, living: u64, room: u64) {
         let why = match self {
             Self::None => {
-                return log::info!("the flow table has room again: {living} flows, of {room}");
+                return log::info!("the flow table has room again: {living} of {room} flows");
             }
-            Self::Some => "three quarters of the flow table are taken",
-            Self::Much => "the flow table is full, or nearly; what finds no slot is counted in aggregates",
+            Self::Some => "the flow table is three quarters full",
+            Self::Much => {
+                "the flow table is full, or nearly; packets that find no slot are counted in aggregates"
+            }
         };
         let after = self.slight_idle(u64::MAX) as f64 / SECOND as f64;
         log::warn!(

@@ -17,13 +17,14 @@ use super::{BATCH, Drain, GRACE_SLEEP, Known, LEAVING, RecordSink};
 use crate::kernel::{SharedTable, clock};
 use crate::record::{FlowRecord, Stage};
 
-/// How long after a flow was cut its record is given out: longer than any packet is on its way through a kernel program
-/// after it was stamped.
+/// How long after a flow was cut its record is given out: longer than any packet, once stamped, takes through a kernel
+/// program.
 const CUT_MARGIN: u64 = SECOND / 20;
 /// Slots that a sweep looks at before it looks for events: a fraction of a millisecond's work.
 const SWEPT_AT_ONCE: u32 = 4096;
-/// How long it is taken for granted that a flow lives on, if no timeout of its ends before: reading the flow costs the
-/// sweep a hundred times what reading its tag does. What closes meanwhile is told by an event; if that was lost, this late.
+/// How long the sweep takes for granted that a flow lives on, if none of its timeouts ends before. Reading a flow costs a
+/// hundred times what reading its tag does. An event tells of a flow that closes meanwhile; if the event was lost, the
+/// sweep notices this late.
 const TRUST: u64 = 2 * SECOND;
 
 impl Drain {
