@@ -20,9 +20,9 @@ pub struct LatencyHistogram {
 pub struct Quantiles {
     /// How many there were.
     pub count: u64,
-    /// Half were no longer.
+    /// Half were at most this long.
     pub p50: f64,
-    /// 99 of 100 were no longer.
+    /// 99 of 100 were at most this long.
     pub p99: f64,
     /// The longest.
     pub max: f64,

@@ -91,8 +91,8 @@ impl Pipeline {
             );
             match (fit.fits, self.said_to_fit) {
                 (Some(false), _) => log::warn!(
-                    "the traffic does not look like what {} was trained on, so its verdicts are worth less: {figures}; \
-                     most changed: {}",
+                    "the traffic does not look like what {} was trained on, so its verdicts are worth less: {figures}. Most \
+                     changed: {}",
                     scorer.name(),
                     moved.join(", ")
                 ),
@@ -133,7 +133,7 @@ impl Pipeline {
     /// Takes a batch through all stages. `observed` names where a record was seen.
     ///
     /// # Errors
-    /// The sink cannot be written to. A failing model is no error: flows are then written without a verdict, counted.
+    /// The sink cannot be written to. A failing model is not an error: flows are then written without a verdict, and counted.
     pub fn process<'a>(
         &mut self,
         records: &[FlowRecord],
@@ -222,7 +222,7 @@ impl Pipeline {
                 if !self.scoring_failed {
                     self.scoring_failed = true;
                     log::error!(
-                        "scoring failed, flows go on without a verdict and are counted as not_scored: {error:#}"
+                        "scoring failed: flows go on without a verdict, counted as not_scored: {error:#}"
                     );
                 }
                 Vec::new()

@@ -187,7 +187,7 @@ fn every_part_of_the_contract_is_checked() -> Result<()> {
             &[("ranges", Some(same(json!([0, 1]), json!([1, 0]))))],
             &["flowmeter.ranges", last, "[1, 0]"],
         ),
-        ("a median too few", &[("medians", Some("[1]".into()))], &["flowmeter.medians has 1 values"]),
+        ("a median too few", &[("medians", Some("[1]".into()))], &["flowmeter.medians has 1 value:"]),
         (
             "a normal range the wrong way round",
             &[("normal", Some(same(json!([0, 1]), json!([3, 2]))))],
@@ -213,7 +213,7 @@ fn every_part_of_the_contract_is_checked() -> Result<()> {
         (
             "a golden vector of other length",
             &[("golden", Some(json!({"input": [1], "score": 0.5}).to_string()))],
-            &["golden", "1 values"],
+            &["golden", "1 value:"],
         ),
         (
             "a golden score that is none",

@@ -357,7 +357,7 @@ mod tests {
 
     #[test]
     fn so_few_are_surely_within() {
-        // Of the tables of Poisson's distribution: P(0; 2.3) = 0.1003, P(0; 2.31) = 0.0993, P(1; 3.9) = 0.0992.
+        // From tables of Poisson's distribution: P(0; 2.3) = 0.1003, P(0; 2.31) = 0.0993, P(1; 3.9) = 0.0992.
         assert_eq!(surely_within(2.3), None);
         assert_eq!(surely_within(2.31), Some(0));
         assert_eq!(surely_within(3.9), Some(1));

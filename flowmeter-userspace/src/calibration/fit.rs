@@ -11,7 +11,7 @@ use crate::sink::timestamp;
 
 /// Flows scored together.
 const BATCH: usize = 256;
-/// A longer time without a flow is no time in which the network was watched.
+/// If no flow comes for longer than this, the network was not watched.
 const LONGEST_GAP: i64 = 3_600_000_000_000;
 const DAY: f64 = 86_400e9;
 

@@ -87,7 +87,7 @@ struct ServiceEntry {
 /// What false alarms were allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Budget {
-    /// Of all flows.
+    /// As a share of all flows.
     pub rate: f64,
     /// Flows a day, if it was said so.
     pub alerts_per_day: Option<f64>,

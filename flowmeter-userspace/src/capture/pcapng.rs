@@ -42,7 +42,7 @@ pub(super) struct PcapNgFormat {
 
 struct CaptureInterface {
     link_type: u32,
-    /// The longest piece of a packet that is kept, in bytes; 0 is no limit.
+    /// The longest piece of a packet that is kept, in bytes; 0 means all of it.
     snap_len: u32,
     clock: InterfaceClock,
 }

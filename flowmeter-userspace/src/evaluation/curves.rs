@@ -110,9 +110,9 @@ pub struct Reduction {
     pub missed: f64,
     /// Share of benign bytes that need no deeper look.
     pub bytes: f64,
-    /// Of benign packets.
+    /// Share of benign packets.
     pub packets: f64,
-    /// Of benign flows.
+    /// Share of benign flows.
     pub flows: f64,
 }
 
@@ -210,7 +210,7 @@ mod tests {
                 at(0.1, 1.0, 1.0)
             ]
         );
-        // Of the eight pairs 4 + 2 are in order and one is even.
+        // Six of the eight pairs (4 + 2) are in order and one is even.
         assert_eq!(area(&curve), Some(6.5 / 8.0));
         assert_eq!(at_fpr(&curve, 0.0), Some(curve[1]));
         assert_eq!(at_fpr(&curve, 0.49), Some(curve[2]));

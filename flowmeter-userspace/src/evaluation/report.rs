@@ -87,7 +87,7 @@ pub struct AtLimit {
 pub struct Histogram {
     /// Shares of benign flows, by equal steps of the score.
     pub benign: Vec<f64>,
-    /// Of malicious flows.
+    /// Shares of malicious flows, by the same steps.
     pub malicious: Vec<f64>,
 }
 

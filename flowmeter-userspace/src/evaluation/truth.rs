@@ -194,7 +194,7 @@ fn instant(text: &str) -> Result<i128> {
         return Ok((seconds * 1e9) as i128);
     }
     let time: Timestamp = text.parse().map_err(|_| {
-        anyhow::anyhow!("{text:?} is no time; write it like 2026-11-23T09:00:00Z or in seconds since 1970")
+        anyhow::anyhow!("invalid time {text:?}: expected 2026-11-23T09:00:00Z, or seconds since 1970")
     })?;
     Ok(time.as_nanosecond())
 }

@@ -175,7 +175,7 @@ impl FeatureSet {
     pub fn page(&self) -> String {
         let columns = self.reference();
         let mut page = format!(
-            "# Feature set `{}`\n\n{}\n\n{} columns in this order: {} that say which flow it is and are no features, then {} features.\n\n\
+            "# Feature set `{}`\n\n{}\n\n{} columns in this order: {} that identify the flow and are not features, then {} features.\n\n\
              | # | name | type | unit | definition | where undefined |\n|--:|---|---|---|---|---|\n",
             self.id,
             self.description,

@@ -18,10 +18,12 @@
 use anyhow::{Result, anyhow, bail, ensure};
 use serde::Deserialize;
 
+use crate::count::count;
+
 /// Gives the ordered names of a feature set by its id.
 pub type KnownSets<'a> = &'a dyn Fn(&str) -> Option<Vec<&'static str>>;
 
-/// Most bins of an input's distribution: bounds the memory of those that are counted.
+/// Most bins of an input's distribution: bounds the memory that counts them.
 pub const MAX_BINS: usize = 64;
 
 /// The only version of the contract.
@@ -68,7 +70,7 @@ pub struct Contract {
     pub ranges: Vec<(f32, f32)>,
     /// Each input's median over benign flows.
     pub medians: Option<Vec<f32>>,
-    /// Values between which nine tenths of benign flows have each input.
+    /// The range of each input over nine tenths of benign flows.
     pub normal: Option<Vec<(f32, f32)>>,
     /// How each input was spread in training.
     pub distribution: Option<Vec<Distribution>>,
@@ -118,7 +120,7 @@ impl Contract {
         let mut note = |subject, outcome: Result<String>| findings.push(Finding::of(subject, outcome));
 
         let version = text(get, "contract").and_then(|version| {
-            ensure!(version == VERSION, "flowmeter.contract is {version}; this flowmeter knows {VERSION}");
+            ensure!(version == VERSION, "flowmeter.contract is {version}: expected {VERSION}");
             Ok(version)
         });
         let is_one = version.is_ok();
@@ -129,7 +131,7 @@ impl Contract {
         let name = keep(text(get, "name"), "name", &mut note, Clone::clone);
         let set = text(get, "feature_set").and_then(|id| {
             let names = known(&id).ok_or_else(|| {
-                anyhow!("flowmeter.feature_set is {id}, which this flowmeter does not have; see `flowmeter features`")
+                anyhow!("flowmeter.feature_set is {id}: expected one that `flowmeter features` lists")
             })?;
             Ok((id, names))
         });
@@ -138,7 +140,7 @@ impl Contract {
         let columns = json::<Vec<String>>(get, "inputs")
             .and_then(|inputs| columns(&inputs, set.as_ref().map_or(&[], |(_, names)| names)));
         let columns = if set.is_some() {
-            keep(columns, "inputs", &mut note, |columns| format!("{} of them", columns.len()))
+            keep(columns, "inputs", &mut note, |columns| columns.len().to_string())
         } else {
             None
         };
@@ -190,14 +192,14 @@ fn classes(get: &dyn Fn(&str) -> Option<String>) -> Result<()> {
     let classes = json::<Vec<String>>(get, "classes")?;
     ensure!(
         classes == ["benign", "malicious"],
-        "flowmeter.classes is {classes:?}; it must be [\"benign\", \"malicious\"]"
+        "flowmeter.classes is {classes:?}: expected [\"benign\", \"malicious\"]"
     );
     Ok(())
 }
 
 fn medians(get: &dyn Fn(&str) -> Option<String>, inputs: Option<&[&str]>) -> Result<Vec<f32>> {
     let medians = same_length("medians", json::<Vec<f32>>(get, "medians")?, inputs)?;
-    each(&medians, inputs, "medians", |median| ensure_that(median.is_finite(), "is no finite number"))?;
+    each(&medians, inputs, "medians", |median| ensure_that(median.is_finite(), "is not a finite number"))?;
     Ok(medians)
 }
 
@@ -206,7 +208,7 @@ fn golden(get: &dyn Fn(&str) -> Option<String>, inputs: Option<&[&str]>) -> Resu
     let input = same_length("golden's input", golden.input, inputs)?;
     ensure!(
         (0.0..=1.0).contains(&golden.score),
-        "flowmeter.golden's score is {}, no probability",
+        "flowmeter.golden's score is {}: expected 0 to 1",
         golden.score
     );
     Ok(Golden { input, score: golden.score })
@@ -233,7 +235,7 @@ fn keep<T>(
 
 fn text(get: &dyn Fn(&str) -> Option<String>, key: &str) -> Result<String> {
     get(&format!("flowmeter.{key}")).ok_or_else(|| {
-        anyhow!("flowmeter.{key} is missing from the metadata; docs/models.md says how a model is exported")
+        anyhow!("flowmeter.{key} is missing from the metadata: docs/models.md tells how to export a model")
     })
 }
 
@@ -244,8 +246,11 @@ fn json<T: for<'a> Deserialize<'a>>(get: &dyn Fn(&str) -> Option<String>, key: &
 
 fn number(get: &dyn Fn(&str) -> Option<String>, key: &str) -> Result<f64> {
     let text = text(get, key)?;
-    let number: f64 = text.trim().parse().map_err(|_| anyhow!("flowmeter.{key} is {text:?}, no number"))?;
-    ensure!((0.0..=1.0).contains(&number), "flowmeter.{key} is {number}; scores lie between 0 and 1");
+    let number: f64 = text
+        .trim()
+        .parse()
+        .map_err(|_| anyhow!("flowmeter.{key} is {text:?}: expected a number from 0 to 1"))?;
+    ensure!((0.0..=1.0).contains(&number), "flowmeter.{key} is {number}: expected 0 to 1");
     Ok(number)
 }
 
@@ -253,7 +258,7 @@ fn thresholds(get: &dyn Fn(&str) -> Option<String>) -> Result<Thresholds> {
     let (malicious, benign) = (number(get, "threshold_malicious")?, number(get, "threshold_benign")?);
     ensure!(
         benign <= malicious,
-        "flowmeter.threshold_benign {benign} lies above flowmeter.threshold_malicious {malicious}"
+        "flowmeter.threshold_benign, {benign}, lies above flowmeter.threshold_malicious, {malicious}"
     );
     Ok(Thresholds { malicious, benign })
 }
@@ -264,7 +269,7 @@ fn columns(inputs: &[String], names: &[&str]) -> Result<Vec<usize>> {
     let mut columns = Vec::with_capacity(inputs.len());
     for input in inputs {
         let Some(column) = names.iter().position(|name| name == input) else {
-            bail!("flowmeter.inputs names {input:?}, which the feature set does not have");
+            bail!("flowmeter.inputs names {input:?}, which is not in the feature set");
         };
         ensure!(!columns.contains(&column), "flowmeter.inputs names {input:?} twice");
         columns.push(column);
@@ -284,7 +289,7 @@ fn optional<T>(
         note(key, Ok(format!("absent: {without}")));
         return Some(None);
     }
-    keep(read(), key, note, |values| format!("{} inputs", values.len())).map(Some)
+    keep(read(), key, note, |values| count(values.len() as u64, "input").to_string()).map(Some)
 }
 
 fn ranges(
@@ -295,7 +300,7 @@ fn ranges(
     let ranges = same_length(key, json::<Vec<(f32, f32)>>(get, key)?, inputs)?;
     each(&ranges, inputs, key, |(low, high)| {
         let holds = low <= high && low.is_finite() && high.is_finite();
-        ensure_that(holds, &format!("is [{low}, {high}], no range from the least to the greatest"))
+        ensure_that(holds, &format!("is [{low}, {high}]: expected [least, greatest]"))
     })?;
     Ok(ranges)
 }
@@ -305,11 +310,11 @@ fn distributions(get: &dyn Fn(&str) -> Option<String>, inputs: Option<&[&str]>) 
     each(&all, inputs, "distribution", |Distribution { edges, shares }| {
         ensure_that(
             edges.len() < MAX_BINS,
-            &format!("has {} edges; there is room for {MAX_BINS} bins", edges.len()),
+            &format!("has {} edges: expected at most {}", edges.len(), MAX_BINS - 1),
         )?;
         ensure_that(
             shares.len() == edges.len() + 1,
-            &format!("has {} shares for {} edges; there must be one more", shares.len(), edges.len()),
+            &format!("has {} shares: expected {}, one more than edges", shares.len(), edges.len() + 1),
         )?;
         ensure_that(
             edges.iter().all(|edge| edge.is_finite()) && edges.is_sorted_by(|a, b| a < b),
@@ -318,7 +323,7 @@ fn distributions(get: &dyn Fn(&str) -> Option<String>, inputs: Option<&[&str]>) 
         let sum: f64 = shares.iter().sum();
         ensure_that(
             shares.iter().all(|share| *share >= 0.0) && (sum - 1.0).abs() < 1e-3,
-            &format!("has shares whose sum is {sum} instead of 1, or one below 0"),
+            &format!("has shares whose sum is {sum}: expected 1, and no share below 0"),
         )
     })?;
     Ok(all)
@@ -334,7 +339,7 @@ fn each<T>(values: &[T], inputs: Option<&[&str]>, key: &str, check: impl Fn(&T) 
     for (i, value) in values.iter().enumerate() {
         let name = inputs.and_then(|inputs| inputs.get(i)).copied().unwrap_or("?");
         check(value)
-            .map_err(|error| anyhow!("flowmeter.{key}: that of input {}, {name:?}, {error}", i + 1))?;
+            .map_err(|error| anyhow!("flowmeter.{key}: the one of input {}, {name:?}, {error}", i + 1))?;
     }
     Ok(())
 }
@@ -344,8 +349,8 @@ fn same_length<T>(what: &str, values: Vec<T>, inputs: Option<&[&str]>) -> Result
     if let Some(inputs) = inputs {
         ensure!(
             values.len() == inputs.len(),
-            "flowmeter.{what} has {} values for {} inputs",
-            values.len(),
+            "flowmeter.{what} has {}: expected {}, one for each input",
+            count(values.len() as u64, "value"),
             inputs.len()
         );
     }

@@ -32,7 +32,7 @@ impl fmt::Display for Rule {
 /// Reads both lists; one that is not given is empty. Deny comes first, so that of two equal rules allow is what remains.
 ///
 /// # Errors
-/// A file cannot be read, or has a line that is no rule.
+/// A file cannot be read, or a line is not a rule.
 pub fn read(allow: Option<&Path>, deny: Option<&Path>) -> Result<Vec<Rule>> {
     let mut rules = Vec::new();
     for (path, listed) in [(deny, listed::DENY), (allow, listed::ALLOW)] {

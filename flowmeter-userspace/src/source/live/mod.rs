@@ -58,7 +58,7 @@ pub struct DrainCounts {
     pub packets: u64,
     /// Bytes in them.
     pub bytes: u64,
-    /// Of the flows: those that had to make room.
+    /// Flows that had to make room.
     pub evicted: u64,
     /// Packets in aggregates taken out of their table.
     pub aggregated: u64,
