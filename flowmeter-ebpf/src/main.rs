@@ -14,6 +14,7 @@ mod clock;
 mod count;
 mod emit;
 mod frame;
+mod log;
 mod maps;
 mod prefilter;
 #[cfg(feature = "test-programs")]

@@ -2,7 +2,6 @@
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use aya_log_ebpf::warn;
 use flowmeter_common::aggregate;
 use flowmeter_common::counter::Skip;
 use flowmeter_common::event::reason;
@@ -19,6 +18,7 @@ use crate::clock;
 use crate::count::Counters;
 use crate::emit::emit;
 use crate::frame::{KernelFrame, SkbFacts};
+use crate::log;
 use crate::maps::{AGGREGATES, FLOWS, PARSED, Parsed, Table, config};
 use crate::prefilter;
 
@@ -401,6 +401,6 @@ fn report_full<C: aya_ebpf::EbpfContext>(ctx: &C, counters: &Counters, packets: 
         emit(counters, 0, reason::NO_ROOM, 0);
     }
     if doubled {
-        warn!(ctx, "no slot in the flow table: {} packets folded on this CPU so far", folded);
+        log::no_slot(ctx, folded);
     }
 }

@@ -28,6 +28,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Pcap(args) => command::pcap::run(args),
         Command::Audit(args) => command::audit::run(args),
         Command::Doctor(args) => command::doctor::run(args),
+        Command::Setup(args) => command::setup::run(args),
         Command::Evaluate(args) => command::evaluate::run(args),
         Command::Calibrate(args) => command::calibrate::run(args),
         Command::Features(args) => command::features(args),

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::build;
 use crate::command::{self, install, is_root, run};
+use crate::ebpf;
 use crate::fuzz;
 use crate::python;
 use crate::setup::{self, packages};
@@ -21,9 +22,10 @@ pub fn test() -> Result<()> {
     }
     build::all()?;
     packages::ensure(packages::TESTS)?;
+    ebpf::run(&ebpf::Options { check: true })?;
     lint()?;
     // The shipped profile: the tests find the agent and ONNX Runtime beside them.
-    run(cargo().args(["test", "--release", "--no-fail-fast"]).args(build::EVERYTHING))
+    run(cargo().args(["test", "--release", "--no-fail-fast"]).arg(build::EVERYTHING))
 }
 
 /// Format and lints of all crates and all Python; a warning is an error.
@@ -33,15 +35,13 @@ pub fn lint() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo().args(["fmt", "--manifest-path", fuzz::MANIFEST, "--check"]))?;
     python::lint()?;
-    // The agent embeds the kernel programs, so they come first.
-    build::kernel_programs()?;
-    let clippy = ["clippy", "--release", "--all-targets", "--quiet"];
-    run(cargo().args(clippy).args(build::EVERYTHING).args(["--", "--deny", "warnings"]))?;
-    let mut command = build::ebpf_cargo(&setup::ebpf()?, "clippy");
-    run(command.args(["--quiet", "--", "--deny", "warnings"]))?;
+    let clippy = ["clippy", "--release", "--all-targets", "--quiet", build::EVERYTHING];
+    run(cargo().args(clippy).args(["--", "--deny", "warnings"]))?;
+    let mut command = ebpf::cargo(&setup::ebpf()?, "clippy")?;
+    run(command.args(["--quiet", "--features", "test-programs", "--", "--deny", "warnings"]))?;
     run(cargo()
         .args(["doc", "--no-deps", "--document-private-items", "--quiet"])
-        .args(build::EVERYTHING)
+        .arg(build::EVERYTHING)
         .env("RUSTDOCFLAGS", "--deny warnings"))
 }
 

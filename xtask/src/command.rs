@@ -65,8 +65,7 @@ pub fn find(name: &str) -> Option<PathBuf> {
 
 /// True if this process is root's.
 pub fn is_root() -> bool {
-    // SAFETY: no arguments, no failure.
-    unsafe { libc::geteuid() == 0 }
+    rustix::process::geteuid().is_root()
 }
 
 /// A command as root: by itself, or through sudo.

@@ -1,15 +1,13 @@
 //! Set-up, build, test, lint and demo of FlowMeter, by one command each.
 //!
-//! Reading order: [`setup`] installs what is missing, [`build`] compiles the kernel programs and then the agent, which
-//! embeds them, [`check`] proves everything; [`command`] runs the programs that all of them need.
+//! Reading order: [`setup`] installs what is missing, [`ebpf`] builds the kernel programs, which are committed, [`build`]
+//! compiles the agent, which embeds them, [`check`] proves everything; [`command`] runs the programs that all of them need.
 
-mod bpf_stamp;
 mod build;
 mod check;
 mod command;
+mod ebpf;
 mod fuzz;
-#[path = "../../flowmeter-userspace/src/model/onnxruntime_pin.rs"]
-mod onnxruntime_pin;
 mod python;
 mod setup;
 mod train;
@@ -33,10 +31,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what is missing: eBPF toolchain, bpf-linker, ONNX Runtime's library.
+    /// Install what is missing for the kernel programs and for scoring: eBPF toolchain, bpf-linker, ONNX Runtime.
     Setup,
     /// Build everything; the agent is target/release/flowmeter.
     Build,
+    /// Build the kernel programs, which are committed, or check that they are what their sources give.
+    Ebpf(ebpf::Options),
     /// Build, then run the agent: cargo xtask run -- live --interface eth0.
     Run {
         /// What the agent is told, after `--`.
@@ -79,10 +79,11 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Setup => {
             setup::ebpf()?;
-            setup::onnxruntime::ensure()?;
+            build::all()?;
             eprintln!("Everything is there.");
         }
         Command::Build => build::all()?,
+        Command::Ebpf(options) => ebpf::run(&options)?,
         Command::Run { args } => {
             build::all()?;
             return command::hand_over(&workspace::release("flowmeter"), &args);

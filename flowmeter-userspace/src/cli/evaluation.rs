@@ -98,7 +98,7 @@ pub struct CalibrateArgs {
     /// The ONNX model; by default the one built into this binary.
     #[arg(long, value_name = "FILE")]
     pub model: Option<PathBuf>,
-    /// ONNX Runtime's shared library; by default it is looked for beside this binary.
+    /// ONNX Runtime's shared library; by default the one that `flowmeter setup` installed.
     #[arg(long, value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@ mod evaluation;
 mod live;
 mod model;
 mod pcap;
+mod setup;
 mod shared;
 mod values;
 
@@ -11,6 +12,7 @@ pub use evaluation::{AuditArgs, CalibrateArgs, EvaluateArgs};
 pub use live::{ActionArg, LiveArgs, ModeArg, OverrideArg, PrefilterArgs, StageArg, VerdictArg};
 pub use model::{FeaturesArgs, ModelArgs, ModelCommand, ReferenceArg};
 pub use pcap::PcapArgs;
+pub use setup::SetupArgs;
 pub use shared::{FormatArg, OutputArgs, ParsingArgs, ScoringArgs, TimingArgs};
 
 use clap::{Parser, Subcommand};
@@ -40,6 +42,7 @@ use clap::{Parser, Subcommand};
                                                         thresholds for this network
   flowmeter live --interface eth0 --calibration site.json
                                                         verdicts by these thresholds
+  flowmeter setup                                       install ONNX Runtime, which scores flows
   flowmeter doctor                                      what this machine can do
 
 Exit codes:
@@ -78,6 +81,8 @@ pub enum Command {
     Model(ModelArgs),
     /// Print the reference page of a feature set, or the list of sets.
     Features(FeaturesArgs),
+    /// Install ONNX Runtime, which scores flows.
+    Setup(SetupArgs),
     /// Say what this machine offers, and what is missing.
     Doctor(ScoringArgs),
 }

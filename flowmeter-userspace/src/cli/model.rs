@@ -19,7 +19,7 @@ pub enum ModelCommand {
     Check {
         /// The ONNX file.
         file: PathBuf,
-        /// ONNX Runtime's shared library; by default it is looked for beside this binary.
+        /// ONNX Runtime's shared library; by default the one that `flowmeter setup` installed.
         #[arg(long, value_name = "FILE")]
         onnxruntime: Option<PathBuf>,
     },

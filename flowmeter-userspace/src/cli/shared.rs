@@ -20,7 +20,7 @@ pub struct ScoringArgs {
     /// Thresholds and normal ranges of this network, written by `flowmeter calibrate` for the same model.
     #[arg(long, value_name = "FILE", conflicts_with = "no_model")]
     pub calibration: Option<PathBuf>,
-    /// ONNX Runtime's shared library; by default it is looked for beside this binary.
+    /// ONNX Runtime's shared library; by default the one that `flowmeter setup` installed.
     #[arg(long, value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
 }

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod evaluate;
 pub mod live;
 pub mod pcap;
+pub mod setup;
 
 use std::io::{self, Write as _};
 use std::path::Path;

@@ -17,10 +17,10 @@ use super::{Counters, Heartbeat, ListMaps, Ring, SharedTable, TableSize};
 use crate::config::{LiveConfig, Mode};
 use crate::prefilter::Policy;
 
-/// The compiled programs; the build script puts them here.
+/// The compiled programs, which are committed; `cargo xtask ebpf` builds them.
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
-static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/flowmeter.bpf.o")));
+static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!("../../bpf/flowmeter.bpf.o"));
 
 /// The programs: those that only watch, and those that also filter.
 const WATCH_INGRESS: &str = "flowmeter_ingress";

@@ -1,8 +1,7 @@
 //! The one ONNX Runtime that FlowMeter loads, pinned by version, size and SHA-256 for each architecture.
 //!
-//! Constants only, and no dependency: `xtask` includes this very file to know what to fetch, the agent to know
-//! what to load. A library that was cut short ends the process with SIGBUS when it is mapped, hence the size and
-//! the hash are looked at before it is loaded.
+//! `flowmeter setup` fetches it, and whoever scores loads it. A library that was cut short ends the process with SIGBUS
+//! when it is mapped, hence its size and hash are looked at before it is loaded.
 
 /// The version of ONNX Runtime.
 pub const VERSION: &str = "1.32.0";
@@ -10,7 +9,7 @@ pub const VERSION: &str = "1.32.0";
 /// The file name of the shared library, as the wheel has it and as it is looked for beside the `flowmeter` binary.
 pub const LIBRARY_FILE: &str = "libonnxruntime.so.1.32.0";
 
-/// Where the library lies inside the wheel.
+/// Where the library lies inside the wheel. A wheel is a ZIP archive.
 pub const LIBRARY_IN_WHEEL: &str = "onnxruntime/capi/libonnxruntime.so.1.32.0";
 
 /// The CPython the wheel is made for. The library inside does not depend on it; the choice only has to be fixed.

@@ -29,7 +29,7 @@ impl ScorerLoader {
     /// ONNX Runtime is missing or broken.
     pub fn new(scoring: &ScoringConfig) -> Result<Self> {
         let runtime = Runtime::load(scoring.onnxruntime.as_deref())
-            .context("cannot score without ONNX Runtime (`--no-model` meters without verdicts)")?;
+            .context("cannot score flows (`--no-model` meters them without verdicts)")?;
         Ok(Self { runtime, file: scoring.model.clone(), calibration: scoring.calibration.clone() })
     }
 

@@ -17,7 +17,7 @@ use flowmeter_common::parse::ParseOptions;
 use flowmeter_common::prefilter::PrefilterConfig;
 
 /// The programs for tests and benchmarks; built beside the shipped object.
-const OBJECT: &str = "../../target/bpf/flowmeter-test-programs";
+const OBJECT: &str = "../bpf/test_programs.bpf.o";
 /// The program that sends packets.
 pub const GENERATOR: &str = "test_generate";
 /// `XDP_PASS` (linux/bpf.h).

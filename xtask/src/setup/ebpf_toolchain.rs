@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::packages;
 use crate::command::{self, find, install};
@@ -52,6 +52,36 @@ impl Toolchain {
                 command.arg(verb).env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
                 command
             }
+        }
+    }
+}
+
+impl Toolchain {
+    /// What the compiler says of itself: its version, with its commit's date where it has one.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn version(&self) -> Result<String> {
+        command::output(self.rustc().arg("--version")).context("the compiler does not tell its version")
+    }
+
+    /// The folder that holds its libraries and sources.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn sysroot(&self) -> Result<PathBuf> {
+        let printed = command::output(self.rustc().args(["--print", "sysroot"]));
+        printed.map(PathBuf::from).context("the compiler does not tell where its libraries are")
+    }
+
+    fn rustc(&self) -> Command {
+        match self {
+            Self::Rustup(name) => {
+                let mut command = Command::new("rustup");
+                command.args(["run", name, "rustc"]);
+                command
+            }
+            Self::System(rustc) => Command::new(rustc),
         }
     }
 }
