@@ -23,10 +23,11 @@ pub const PERIOD: u64 = 10 * SECOND;
 /// An aggregate's timeouts: nothing closes it but the clock.
 pub const TIMEOUTS: Timeouts = Timeouts { idle: PERIOD, active: PERIOD, linger: PERIOD };
 
-/// How an aggregate opens: the clients, which have the least of addresses, are the initiator.
+/// How an aggregate opens: the clients are the initiator. Their address is unspecified, the least of all, so they are the
+/// key's endpoint `a`.
 pub const OPENING: Opening = Opening { initiator: 0, earlier: 0 };
 
-/// The packet as one of its aggregate's: in place of the client's address and port is the unspecified address, port 0.
+/// The packet as its aggregate counts it: the unspecified address and port 0 stand in place of the client's.
 #[inline(always)]
 pub fn of(packet: &Packet) -> Packet {
     let key = &packet.key;

@@ -36,10 +36,10 @@ pub trait Frame {
     /// Length on the wire in bytes, link header included, even where the captured bytes were cut.
     fn wire_len(&self) -> usize;
 
-    /// The same offset, with all that is known of how it came about forgotten.
+    /// The same offset, without what the verifier knows about how it came about.
     ///
     /// The kernel's verifier follows each way to an offset on its own, through everything after it. Where many ways
-    /// meet, this makes one of them. `offset` is below [`MAX_OFFSET`]; elsewhere than in the kernel nothing happens.
+    /// meet, this makes one of them. `offset` is below [`MAX_OFFSET`]. Outside of the kernel this does nothing.
     #[inline(always)]
     fn forget(&self, offset: usize) -> usize {
         offset

@@ -55,16 +55,16 @@ pub struct Packet {
     pub flags: u8,
     /// Length of the transport header in bytes: TCP data offset x 4, UDP 8, SCTP 12, ICMP 8, otherwise 0.
     pub header: u16,
-    /// TCP window as sent, not scaled. Of ICMP, which has none, the message's type (high byte) and code (low byte).
+    /// TCP window as sent, not scaled. ICMP has none: the field holds the message's type (high byte) and code (low byte).
     /// 0 for other protocols.
     pub window: u16,
     /// How many packets this will be on the wire: 1, or more for a segmentation super-packet seen on egress.
     pub segments: u16,
     /// Payload bytes of every segment of a super-packet but the last; 0 for an ordinary packet.
     pub segment_payload: u32,
-    /// Length of the IP packet in bytes, padding and link header excluded. Of a super-packet: of the whole.
+    /// Length of the IP packet in bytes, without padding and link header. A super-packet counts whole.
     pub size: u32,
-    /// Bytes after the transport header. Of a super-packet: of the whole.
+    /// Bytes after the transport header. A super-packet counts whole.
     pub payload: u32,
     /// TCP sequence number.
     pub sequence: u32,

@@ -1,4 +1,4 @@
-//! A flow in the table: who, and what it has done.
+//! A flow as it lies in the table: its key, its counters, and the verdict on it.
 
 use core::mem::MaybeUninit;
 
@@ -7,7 +7,7 @@ use super::state::FlowState;
 use crate::key::FlowKey;
 use crate::packet::{Packet, tcp_flags};
 
-/// A flow in the table: who, and what it has done. Fifteen cache lines.
+/// A flow in the table. Fifteen cache lines.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -46,8 +46,8 @@ impl Entry {
         unsafe { Self::write_opened(self, packet, opening) }
     }
 
-    /// Writes what [`opened_by`](Self::opened_by) gives, word by word: an entry is larger than a BPF program's stack,
-    /// so that it cannot be made there and moved.
+    /// Writes what [`opened_by`](Self::opened_by) gives, word by word. An entry is larger than a BPF program's stack, so it
+    /// cannot be made there and moved.
     ///
     /// # Safety
     /// `entry` points to a writable entry that nobody else reads or writes.
@@ -87,13 +87,13 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Of a flow that begins with `packet`: its sender is the initiator, unless it is a SYN+ACK, which only answers are.
+    /// For a flow that begins with `packet`. The packet's sender is the initiator, except of a SYN+ACK: that is an answer.
     #[inline(always)]
     pub fn of(packet: &Packet) -> Self {
         Self { initiator: packet.direction ^ packet.has(tcp_flags::SYN | tcp_flags::ACK) as u8, earlier: 0 }
     }
 
-    /// Of a flow that goes on where the active timeout has cut `flow`: who opened that is still the initiator.
+    /// For a flow that goes on where the active timeout has cut `flow`. The initiator stays the same.
     #[inline(always)]
     pub fn continuing(flow: &Entry) -> Self {
         Self { initiator: flow.initiator, earlier: flow.state.earlier().wrapping_add(flow.state.duration()) }

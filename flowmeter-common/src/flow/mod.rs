@@ -1,8 +1,8 @@
 //! What a flow remembers, and the one function that adds a packet to it.
 //!
-//! A flow is two [`Direction`]s that share no written word: each is written by packets going its way, so that kernel
-//! programs on two CPUs need no lock. What belongs to the flow as a whole (gaps between successive packets of either
-//! direction, active periods) is recorded by the direction whose packet ends it; the flow's value is the merge of both.
+//! A flow is two [`Direction`]s that share no written word. Only packets going its way write a direction, so kernel
+//! programs on two CPUs need no lock. Some values belong to the flow as a whole: gaps between successive packets of either
+//! direction, and active periods. The direction whose packet ends one records it; the flow's value is the merge of both.
 //!
 //! State is integers. Times are nanoseconds, gaps exact in nanoseconds; active and idle periods are kept in whole
 //! microseconds. Means, deviations and rates are finished once, in userspace.

@@ -38,10 +38,10 @@ pub(super) const fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, VLAN | QINQ | QINQ_OLD)
 }
 
-/// The EtherType of an IP header that nothing announces, by its version.
+/// The EtherType of an IP header that no link header announces, told by its version.
 #[inline(always)]
 pub(super) fn of_ip<F: Frame>(frame: &F, offset: usize) -> Result<u16, Skip> {
-    // Two bytes: of a single one at an unknown offset the kernel's verifier does not see that it lies before the end.
+    // Reads two bytes, for the verifier: it does not see that a single one at an unknown offset lies before the end.
     let first: u16 = frame.read(offset).ok_or(Skip::TruncatedLink)?;
     match u16::from_be(first) >> 12 {
         4 => Ok(IPV4),
@@ -50,7 +50,7 @@ pub(super) fn of_ip<F: Frame>(frame: &F, offset: usize) -> Result<u16, Skip> {
     }
 }
 
-/// The EtherType of what a PPP protocol number announces; `None` if it is not looked into.
+/// The EtherType that stands for a PPP protocol number; `None` if the parser does not read that protocol.
 #[inline(always)]
 pub(super) const fn of_ppp(protocol: u16) -> Option<u16> {
     match protocol {

@@ -42,8 +42,8 @@ pub(super) struct Inner {
     pub id: u32,
 }
 
-/// What the packet carries, if it is of a tunnel; `None` also if the tunnel's header is cut, unknown, or announces
-/// something else than IP: then the packet belongs to the tunnel's own flow.
+/// What the packet carries, if it belongs to a tunnel. `None` also if the tunnel's header is cut, unknown, or announces
+/// something other than IP: then the packet counts in the tunnel's own flow.
 #[inline(always)]
 pub(super) fn enter<F: Frame>(frame: &F, layer: &Layer) -> Option<Inner> {
     if layer.later_fragment {

@@ -1,6 +1,6 @@
 //! What the agent tells the programs while they run: that it is alive, and which lists count.
 
-/// How long a heartbeat is fresh, in nanoseconds. With the time that the agent takes to renew it this keeps below the two
+/// How long a heartbeat is fresh, in nanoseconds. With the time that the agent takes to renew it, this stays below the two
 /// seconds that are promised.
 pub const BEAT_LIFE: u64 = 1_500_000_000;
 
@@ -22,8 +22,8 @@ pub struct Control {
     pub ledger: [u64; 4],
 }
 
-/// Whether a heartbeat of that time is still good at `now`. One from the future, which CPUs whose clocks differ by a few
-/// nanoseconds may see, is.
+/// Whether a heartbeat of that time is still good at `now`. One from the future is: CPUs whose clocks differ by a few
+/// nanoseconds may see it.
 #[inline(always)]
 pub const fn fresh(beat: u64, now: u64) -> bool {
     beat != 0 && now < beat.saturating_add(BEAT_LIFE)

@@ -38,8 +38,8 @@ const _: () = assert!(size_of::<ListKey>() == 24, "a key has no padding");
 /// The most rules that both lists may have together.
 pub const MAX_RULES: u32 = 65_536;
 
-/// What the lists say, each endpoint having been looked up with its port and without: of an endpoint the rule with a port
-/// decides before one without; of the two endpoints the allow list decides before the deny list.
+/// What the lists say of a packet, after each endpoint was looked up with its port and without. For one endpoint, a rule
+/// with a port decides before one without. Between the endpoints, the allow list decides before the deny list.
 #[inline(always)]
 pub const fn which_list(a_port: u32, a: u32, b_port: u32, b: u32) -> u32 {
     let a = if a_port != listed::NONE { a_port } else { a };

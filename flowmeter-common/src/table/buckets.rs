@@ -7,8 +7,7 @@ pub const WAYS: usize = 8;
 /// Lines that a flow may sit in: its near bucket is one, its far bucket two.
 pub const LINES: usize = 3;
 
-/// How many lines of tags there are in near and in far buckets, each less one; powers of two less one. The near ones come
-/// first.
+/// How many lines of tags the near and the far buckets have: powers of two, each less one. The near ones come first.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buckets {
@@ -22,8 +21,8 @@ impl Buckets {
     /// Most lines of near buckets: 256 KiB, a part of any processor's second-level cache.
     const MAX_NEAR: u32 = 4096;
 
-    /// Of a table for so many flows, a power of two and at least eight: near a slot for each eight of them, far four slots
-    /// for each.
+    /// Buckets for a table of `flows` flows, a power of two and at least eight: a near slot for every eight flows, and four
+    /// far slots for each.
     pub const fn for_flows(flows: u32) -> Self {
         let (near, far) = (flows / 8 / WAYS as u32, flows / WAYS as u32 * 4);
         let near = if near > Self::MAX_NEAR { Self::MAX_NEAR } else { near };
@@ -41,17 +40,17 @@ impl Buckets {
 pub struct Place {
     /// The lines of the near bucket and of the far one, in the order in which they are looked at.
     pub lines: [u32; LINES],
-    /// Those bits of the hash that stand in the tag, the others zero. Never zero.
+    /// The bits of the hash that stand in the tag, all others zero. Never zero as a whole.
     pub hash: u64,
 }
 
 impl Place {
-    /// Derives both buckets from the hash: from bits that do not stand in the tag, and from different ones unless the table
-    /// is very large.
+    /// Derives both buckets from the hash, from bits that do not stand in the tag. The two use different bits unless the
+    /// table is very large.
     #[inline(always)]
     pub const fn of(hash: u64, buckets: Buckets) -> Self {
         let (near, far_begin) = ((hash >> 52) as u32 & buckets.near_mask, buckets.near_mask + 1);
-        // Either line of it first, as the lowest bit says.
+        // The lowest bit says which of its two lines comes first.
         let far = (hash >> 37) as u32 & buckets.far_mask;
         // A hash of zero would look empty.
         let hash = if hash & tag::HASH == 0 { state::MASK + 1 } else { hash & tag::HASH };

@@ -7,8 +7,8 @@ use crate::flow::Entry;
 use crate::lifecycle::{Timeouts, ended_before};
 use crate::packet::Packet;
 
-/// A slot and its flow's entry; null if there is none. Not an `Option`: where that is none the compiler leaves its content
-/// undefined, and the kernel's verifier refuses a program that copies what was never written.
+/// A slot and its flow's entry, which is null if there is none. This is not an `Option`: the compiler leaves the content of
+/// `None` undefined, and the kernel's verifier refuses a program that copies what was never written.
 #[derive(Clone, Copy, Debug)]
 pub struct Hit {
     /// The slot.
@@ -23,8 +23,8 @@ impl Hit {
     const NONE: Self = Self { slot: 0, tag: 0, entry: core::ptr::null_mut() };
 }
 
-/// The packet's flow, if it lives and the packet belongs to it: all that most packets need. Otherwise null, and
-/// [`find_or_open`] says what becomes of the packet.
+/// The packet's flow, if it lives and the packet belongs to it; most packets need no more. Otherwise null, and
+/// [`find_or_open`](super::find_or_open) decides.
 #[inline(always)]
 pub fn find_living<M: Memory>(
     memory: &M,
@@ -33,7 +33,7 @@ pub fn find_living<M: Memory>(
     now: u64,
     timeouts: &Timeouts,
 ) -> Hit {
-    // In the lines that nearly all flows are in. For the rest the other function looks everywhere.
+    // Looks only in the lines that nearly all flows are in. For the rest `find_or_open` looks everywhere.
     let hit = find_in(memory, place, packet, LINES - 1);
     // SAFETY: as in `find_or_open`.
     if !hit.entry.is_null() && ended_before(unsafe { &(*hit.entry).state }, packet, now, timeouts).is_some() {
@@ -48,7 +48,7 @@ pub fn find<M: Memory>(memory: &M, place: &Place, packet: &Packet) -> Hit {
     find_in(memory, place, packet, LINES)
 }
 
-/// [`find`], in the first so many lines.
+/// [`find`], in the first `lines` lines.
 #[inline(always)]
 fn find_in<M: Memory>(memory: &M, place: &Place, packet: &Packet, lines: usize) -> Hit {
     let wanted = place.hash | state::LIVE;

@@ -8,7 +8,7 @@ pub struct Magazine {
     pub count: u64,
     /// Their numbers.
     pub entries: [u32; Self::MAX as usize],
-    /// A word through which numbers go of which the kernel's verifier is to know nothing.
+    /// Numbers go through this word when the kernel's verifier is to forget what it knows of them.
     pub scratch: u64,
 }
 
@@ -16,8 +16,8 @@ impl Magazine {
     /// Most that a CPU takes at once: a power of two.
     pub const MAX: u32 = 16;
 
-    /// The number, as one of which the kernel's verifier knows nothing: otherwise it walks all that follows for each slot,
-    /// or line, that it may be.
+    /// The same number, of which the kernel's verifier knows nothing now. Otherwise it would walk everything that follows once
+    /// for each slot, or line, that the number may be.
     #[inline(always)]
     pub(super) fn forget(&mut self, number: u64) -> u64 {
         // SAFETY: a field that is borrowed. Volatile, so that the value really goes through memory.

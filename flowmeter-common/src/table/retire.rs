@@ -14,8 +14,8 @@ pub fn retire<M: Memory>(memory: &M, slot: u32, live_tag: u64) -> bool {
     }
 }
 
-/// Gives a retired slot back, and its flow's entry, after the grace period and after the entry has been copied. Agent
-/// only. Who is killed between the two leaves an entry that nobody uses until the table is made anew.
+/// Gives a retired slot and its flow's entry back, after the grace period and after the entry has been copied. Agent only.
+/// An agent that is killed between the two leaves an entry that nobody uses until the table is made anew.
 pub fn free<M: Memory>(memory: &M, slot: u32, retired_tag: u64) {
     if let Some(line) = memory.line(slot / WAYS as u32) {
         line[slot as usize % WAYS].publish(state::EMPTY);
