@@ -10,6 +10,7 @@
 //! | no feature repeats another, none is constant | [`features`] | |
 //! | Community IDs are those of the specification | [`community_id`] | |
 //! | all formats hold the same flows with the same values | [`outputs`] | ONNX Runtime |
+//! | other tools read what is written for them | [`other_tools`] | ONNX Runtime, nfcapd |
 //! | every column is what its definition says | [`independent`] | python3, tshark |
 //! | no capture makes FlowMeter fail; each packet is accounted for | [`corpora`] | the collections |
 //! | a model that keeps the contract scores as its library does | [`models`] | ONNX Runtime |
@@ -29,6 +30,7 @@ mod features;
 mod flows;
 mod independent;
 mod models;
+mod other_tools;
 mod outputs;
 mod parser;
 mod sample;

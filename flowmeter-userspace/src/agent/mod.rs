@@ -93,9 +93,11 @@ fn build(config: &LiveConfig) -> Result<Parts> {
     let scorers = config.scoring.as_ref().map(ScorerLoader::new).transpose()?;
     let scorer = scorers.as_ref().map(ScorerLoader::load_first).transpose()?.map(Scorer::explaining_in_time);
     let extent = Extent { scored: scorer.is_some(), several: config.interfaces.len() > 1 };
-    let output = config.output;
+    let output = &config.output;
     let out = sink::open_with(&config.log, adopted && output.format == Format::Jsonl)?;
-    let sink = sink::make(output.format, out, output.set, extent, output.features)?;
+    let sink =
+        sink::make(output.format, out, output.set, extent, output.features, policy.blocks_malicious())?;
+    let sink = sink::with_exports(sink, &output.ipfix, false)?;
     let mut pipeline = Pipeline::new(output.set, scorer, sink);
     pipeline.mark_by(Marker::new(config.prefilter.audit, random_seed()?));
     let context = match pipeline.needs_context() {

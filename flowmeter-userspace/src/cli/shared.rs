@@ -46,6 +46,12 @@ pub enum FormatArg {
     Csv,
     /// The same table as Apache Parquet, with typed columns.
     Parquet,
+    /// Suricata's EVE: a `flow` event for each flow that has ended, an `alert` for each malicious one.
+    Eve,
+    /// Zeek's conn.log as JSON.
+    Zeek,
+    /// Zeek's conn.log as tab-separated values.
+    ZeekTsv,
 }
 
 /// How flows are written.
@@ -61,6 +67,10 @@ pub struct OutputArgs {
     /// Write every feature into the JSON lines. Tables always have them.
     #[arg(long)]
     pub features: bool,
+    /// Export flows that have ended to an IPFIX collector, too: udp://ADDRESS:PORT or tcp://ADDRESS:PORT; may be repeated. A
+    /// collector that is slow or away keeps nothing waiting; what it misses is counted.
+    #[arg(long, value_name = "URL")]
+    pub ipfix: Vec<String>,
 }
 
 /// How packets are read.

@@ -58,7 +58,8 @@ pub fn run(args: &PcapArgs) -> Result<ExitCode> {
     );
     let extent = Extent { scored: scorer.is_some(), several: args.files.len() > 1 };
     let out = sink::open(&args.output)?;
-    let sink = sink::make(output.format, out, output.set, extent, output.features)?;
+    let sink = sink::make(output.format, out, output.set, extent, output.features, false)?;
+    let sink = sink::with_exports(sink, &output.ipfix, true)?;
     let mut pipeline = Pipeline::new(output.set, scorer, sink);
     let reading =
         CaptureOptions { checkpoints: args.checkpoints, ..CaptureOptions::new(&args.parsing, &args.timing) };

@@ -9,12 +9,13 @@ pub use prefilter::{Mode, PrefilterSettings};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::parse::ParseOptions;
 
 use crate::cli::{FormatArg, LiveArgs, OutputArgs, ParsingArgs, ScoringArgs, TimingArgs};
 use crate::features::FeatureSet;
+use crate::sink::ipfix::Target;
 
 /// Most flows that a table can hold: 64 GiB of them.
 pub const MAX_FLOWS: u32 = 1 << 26;
@@ -84,6 +85,12 @@ pub enum Format {
     Csv,
     /// The same table as Apache Parquet, with typed columns.
     Parquet,
+    /// Suricata's EVE: a `flow` event for each flow that has ended, an `alert` for each malicious one.
+    Eve,
+    /// Zeek's conn.log as JSON.
+    Zeek,
+    /// Zeek's conn.log as tab-separated values.
+    ZeekTsv,
 }
 
 impl From<FormatArg> for Format {
@@ -92,12 +99,15 @@ impl From<FormatArg> for Format {
             FormatArg::Jsonl => Self::Jsonl,
             FormatArg::Csv => Self::Csv,
             FormatArg::Parquet => Self::Parquet,
+            FormatArg::Eve => Self::Eve,
+            FormatArg::Zeek => Self::Zeek,
+            FormatArg::ZeekTsv => Self::ZeekTsv,
         }
     }
 }
 
 /// How flows are written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct OutputConfig {
     /// The format.
     pub format: Format,
@@ -105,16 +115,20 @@ pub struct OutputConfig {
     pub set: &'static FeatureSet,
     /// Whether the JSON lines have every feature, too.
     pub features: bool,
+    /// IPFIX collectors that flows are exported to, too.
+    pub ipfix: Vec<Target>,
 }
 
 impl OutputConfig {
     /// What was typed.
     ///
     /// # Errors
-    /// There is no such feature set.
+    /// There is no such feature set, or a collector is not named as it should be.
     pub fn new(args: &OutputArgs) -> Result<Self> {
         let set = FeatureSet::named(&args.set)?;
-        Ok(Self { format: args.format.into(), set, features: args.features })
+        let collector = |typed: &String| typed.parse().map_err(|problem| anyhow!("--ipfix: {problem}"));
+        let ipfix = args.ipfix.iter().map(collector).collect::<Result<_>>()?;
+        Ok(Self { format: args.format.into(), set, features: args.features, ipfix })
     }
 }
 

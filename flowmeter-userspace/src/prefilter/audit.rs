@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::count::count;
+use crate::sink::eve::SIGNATURES;
 
 /// How far an alert may lie outside of its flow, in nanoseconds: an inspector notices an end later than FlowMeter, and
 /// clocks are read apart.
@@ -53,7 +54,9 @@ impl Alerts {
             }
             let event: Event = serde_json::from_str(&line)
                 .with_context(|| format!("line {number} is not an event of Suricata"))?;
-            if event.event_type != "alert" {
+            // FlowMeter may write into the same file. Its own alerts say nothing of what the inspector finds.
+            let own = event.alert.as_ref().and_then(|alert| alert["signature_id"].as_u64());
+            if event.event_type != "alert" || own.is_some_and(|id| SIGNATURES.contains(&id)) {
                 continue;
             }
             let (Some(id), Some(time)) = (event.community_id, event.timestamp) else {
@@ -362,6 +365,19 @@ mod tests {
         assert_eq!((report.caught, report.unmatched_alerts), (3, 1));
         assert_eq!((report.spared.packets, report.seen.bytes), (60, 1000));
         assert_eq!(report.misses, [Miss { community_id: "a".to_owned(), signature: "S a".to_owned() }]);
+    }
+
+    #[test]
+    fn own_alerts_are_passed_over() {
+        let with_id = |id: u64, flow: &str| {
+            alert(flow, "10:00:30.000000")
+                .replace(r#""alert":{"#, &format!(r#""alert":{{"signature_id":{id},"#))
+        };
+        let eve = [with_id(9_100_001, "a"), with_id(9_100_002, "a"), with_id(2_001_219, "b")].join("\n");
+        let log = [flow("a", "benign", true), flow("b", "benign", true)].join("\n");
+        let report = audit(log.as_bytes(), Alerts::read(eve.as_bytes()).expect("EVE")).expect("an audit");
+        assert_eq!((report.miss_rate.found, report.miss_rate.of), (1, 2));
+        assert_eq!(report.misses, [Miss { community_id: "b".to_owned(), signature: "S b".to_owned() }]);
     }
 
     #[test]

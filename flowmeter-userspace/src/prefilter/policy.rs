@@ -51,6 +51,12 @@ impl Policy {
         self.mode
     }
 
+    /// True if the packets of a flow that is called malicious are dropped.
+    pub fn blocks_malicious(&self) -> bool {
+        self.actions[Cause::MaliciousFirst as usize] == Action::Drop
+            && self.actions[Cause::MaliciousLater as usize] == Action::Drop
+    }
+
     /// In the kernel programs' terms.
     pub fn config(&self) -> PrefilterConfig {
         PrefilterConfig {

@@ -1,9 +1,14 @@
 //! Where verdicts go: one writer for each format.
 
 pub mod csv;
+pub mod eve;
+mod facts;
+pub mod ipfix;
 pub mod jsonl;
 pub mod parquet;
 pub mod table;
+mod tee;
+pub mod zeek;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -51,7 +56,7 @@ pub trait Sink: Send {
     }
 }
 
-/// Makes the sink for a format.
+/// Makes the sink for a format. `blocks` says whether the packets of flows that are called malicious are dropped.
 ///
 /// # Errors
 /// The place cannot be written to.
@@ -61,12 +66,31 @@ pub fn make(
     set: &'static FeatureSet,
     extent: Extent,
     with_features: bool,
+    blocks: bool,
 ) -> Result<Box<dyn Sink>> {
     Ok(match format {
         Format::Jsonl => Box::new(jsonl::JsonLines::new(out, with_features.then(|| set.names()))),
         Format::Csv => Box::new(csv::Csv::new(out, set, extent)?),
+        Format::Eve => Box::new(eve::Eve::new(out, blocks)),
+        Format::Zeek => Box::new(zeek::Zeek::json(out)),
+        Format::ZeekTsv => Box::new(zeek::Zeek::tabs(out)),
         Format::Parquet => Box::new(parquet::Parquet::new(out, set, extent)?),
     })
+}
+
+/// Adds an export to each of these collectors. `waits` says that flows come from captures, which can wait for a collector.
+///
+/// # Errors
+/// A collector's address is unknown.
+pub fn with_exports(sink: Box<dyn Sink>, targets: &[ipfix::Target], waits: bool) -> Result<Box<dyn Sink>> {
+    if targets.is_empty() {
+        return Ok(sink);
+    }
+    let mut sinks = vec![sink];
+    for target in targets {
+        sinks.push(Box::new(ipfix::Ipfix::new(target, waits)?));
+    }
+    Ok(Box::new(tee::Tee(sinks)))
 }
 
 /// Opens a file for writing; `-` is the standard output.

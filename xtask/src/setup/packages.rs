@@ -27,6 +27,7 @@ pub const TESTS: &[Program] = &[
     IP,
     Program { name: "curl", package: "curl", why: "the test of ordinary traffic" },
     Program { name: "iperf3", package: "iperf3", why: "the test of ordinary traffic" },
+    Program { name: "nfcapd", package: "nfdump", why: "the test of the IPFIX export" },
     Program { name: "nc", package: "netcat-openbsd", why: "the test of ordinary traffic" },
     Program { name: "python3", package: "python3", why: "the web server of the test of ordinary traffic" },
     Program { name: "tcpdump", package: "tcpdump", why: "the inspector behind the pre-filter" },
