@@ -35,3 +35,5 @@ pub mod scoring;
 pub mod sink;
 pub mod source;
 pub mod stats;
+pub mod timestamp;
+pub mod version;

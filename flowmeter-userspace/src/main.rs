@@ -4,12 +4,12 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use flowmeter::cli::{Cli, Command, ModelCommand};
-use flowmeter::command;
+use flowmeter::{command, version};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse();
     start_log(&cli);
     match run(&cli) {
         Ok(code) => code,
@@ -20,6 +20,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What was typed. `--version` tells more than the parser of the command line knows.
+fn parse() -> Cli {
+    let matches = Cli::command().long_version(version::long()).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 fn run(cli: &Cli) -> Result<ExitCode> {

@@ -8,8 +8,12 @@ use crate::build;
 use crate::command::{self, install, is_root, run};
 use crate::ebpf;
 use crate::fuzz;
+use crate::glibc;
+use crate::house;
+use crate::notices;
 use crate::python;
 use crate::setup::{self, packages};
+use crate::text;
 use crate::workspace;
 
 /// Format and lints, then every test against the release build, as it is shipped.
@@ -21,8 +25,9 @@ pub fn test() -> Result<()> {
         );
     }
     build::all()?;
+    glibc::check()?;
     packages::ensure(packages::TESTS)?;
-    ebpf::run(&ebpf::Options { check: true })?;
+    ebpf::run(&ebpf::EbpfOptions { check: true })?;
     lint()?;
     // The shipped profile: the tests find the agent and ONNX Runtime beside them.
     run(cargo().args(["test", "--release", "--no-fail-fast"]).arg(build::EVERYTHING))
@@ -35,6 +40,9 @@ pub fn lint() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     run(cargo().args(["fmt", "--manifest-path", fuzz::MANIFEST, "--check"]))?;
     python::lint()?;
+    text::lint()?;
+    house::check()?;
+    notices::check()?;
     let clippy = ["clippy", "--release", "--all-targets", "--quiet", build::EVERYTHING];
     run(cargo().args(clippy).args(["--", "--deny", "warnings"]))?;
     let mut command = ebpf::cargo(&setup::ebpf()?, "clippy")?;

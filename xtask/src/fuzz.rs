@@ -21,7 +21,7 @@ const MEMORY: u32 = 1024;
 
 /// How long, and what.
 #[derive(Args)]
-pub struct Options {
+pub struct FuzzOptions {
     /// How long each target runs, in seconds.
     #[arg(long, default_value = "60", value_name = "N")]
     seconds: NonZeroU32,
@@ -34,7 +34,7 @@ pub struct Options {
 ///
 /// # Errors
 /// A target found something; it has printed what, and where the input lies.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &FuzzOptions) -> Result<()> {
     build::all()?;
     cargo_fuzz::ensure()?;
     let corpora = workspace::root().join("fuzz/corpus");

@@ -8,8 +8,12 @@ mod check;
 mod command;
 mod ebpf;
 mod fuzz;
+mod glibc;
+mod house;
+mod notices;
 mod python;
 mod setup;
+mod text;
 mod train;
 mod workspace;
 
@@ -36,7 +40,7 @@ enum Command {
     /// Build everything; the agent is target/release/flowmeter.
     Build,
     /// Build the kernel programs, which are committed, or check that they are what their sources give.
-    Ebpf(ebpf::Options),
+    Ebpf(ebpf::EbpfOptions),
     /// Build, then run the agent: cargo xtask run -- live --interface eth0.
     Run {
         /// What the agent is told, after `--`.
@@ -56,11 +60,15 @@ enum Command {
         args: Vec<OsString>,
     },
     /// Throw made-up frames, captures and packet sequences at the parser, the readers and the flow table.
-    Fuzz(fuzz::Options),
+    Fuzz(fuzz::FuzzOptions),
     /// Build, then fit the built-in model on recordings and, if there is one, a labelled corpus.
-    Train(train::Options),
+    Train(train::TrainOptions),
     /// Format, lints and all tests, those with the kernel included (these need root).
     Test,
+    /// Check what no compiler does: no circle among modules, no type name twice in a crate.
+    House,
+    /// Write THIRD-PARTY-NOTICES.md, or check it.
+    Notices(notices::NoticesOptions),
     /// Format and lints only, for the user and the BPF crates.
     Lint,
 }
@@ -103,6 +111,8 @@ fn run(command: Command) -> Result<ExitCode> {
             train::fit(&options)?;
         }
         Command::Test => check::test()?,
+        Command::House => house::check()?,
+        Command::Notices(options) => notices::run(&options)?,
         Command::Lint => check::lint()?,
     }
     Ok(ExitCode::SUCCESS)

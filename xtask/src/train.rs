@@ -13,7 +13,7 @@ use crate::workspace;
 
 /// What is fitted on what.
 #[derive(Args)]
-pub struct Options {
+pub struct TrainOptions {
     /// Folder with a labelled corpus's manifest.csv and labels.py; without it, only recordings are learned from.
     #[arg(long, value_name = "DIR", requires = "unpacked")]
     corpus: Option<PathBuf>,
@@ -39,7 +39,7 @@ pub struct Options {
 }
 
 /// Sets up what is missing, and fits.
-pub fn fit(options: &Options) -> Result<()> {
+pub fn fit(options: &TrainOptions) -> Result<()> {
     let python = python::environment("python", "training/requirements.txt", "training")?;
     let recordings = match options.recordings.is_empty() {
         true => vec![record(options.rounds)?],

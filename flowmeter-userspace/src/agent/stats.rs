@@ -9,9 +9,9 @@ use super::queues::StatsRequest;
 use crate::config::Mode;
 use crate::count::count;
 use crate::kernel::{Counters, SharedTable, clock};
-use crate::sink;
 use crate::source::live::DrainCounts;
 use crate::stats::{Account, DriftStats, FlowCounts, PipelineCounts, PrefilterStats, ScoringStats, Stats};
+use crate::timestamp::timestamp;
 
 /// Where the numbers come from.
 #[derive(Clone)]
@@ -53,7 +53,7 @@ pub fn complete(
     }
     Ok(Stats {
         event: "stats",
-        timestamp: sink::timestamp(clock::monotonic().wrapping_add(clock::offset_to_epoch())),
+        timestamp: timestamp(clock::monotonic().wrapping_add(clock::offset_to_epoch())),
         identity: interfaces.iter().all(|account| account.identity),
         interfaces,
         flows: FlowCounts {

@@ -7,7 +7,7 @@ use super::sample::Sample;
 use super::{Budget, Calibration, Origin};
 use crate::count::count;
 use crate::model::Model;
-use crate::sink::timestamp;
+use crate::timestamp::timestamp;
 
 /// Flows scored together.
 const BATCH: usize = 256;

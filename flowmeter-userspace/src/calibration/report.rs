@@ -9,7 +9,7 @@ use super::sample::{Sample, Seen};
 use super::{Calibration, Service};
 use crate::count::count;
 use crate::model::Model;
-use crate::sink::timestamp;
+use crate::timestamp::timestamp;
 
 /// Lines of a list.
 const LISTED: usize = 8;

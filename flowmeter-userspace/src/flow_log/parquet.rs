@@ -15,7 +15,7 @@ use arrow_schema::{DataType, TimeUnit};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::{Reading, Row};
-use crate::sink::timestamp;
+use crate::timestamp::timestamp;
 
 /// A row of a batch.
 struct ParquetRow<'a> {

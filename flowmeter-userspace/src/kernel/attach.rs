@@ -8,8 +8,8 @@ use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode};
 
 use super::interfaces::Interface;
-use super::load::{Programs, tc_program, xdp_program};
 use super::pins::{LINK, Pins};
+use super::programs::{Programs, tc_program, xdp_program};
 
 /// How one interface is watched.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use aya::maps::{PerCpuArray, RingBuf};
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp};
+use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use flowmeter_common::config::{KernelConfig, counter_slot};
@@ -12,52 +12,16 @@ use super::counters::Watched;
 use super::interfaces::{self, Interface};
 use super::pins::{MAPS, Pins};
 use super::prefilter::PrefilterMaps;
+use super::programs::{Programs, tc_program, xdp_program};
 use super::random::random_seed;
 use super::{Counters, Heartbeat, ListMaps, Ring, SharedTable, TableSize};
-use crate::config::{LiveConfig, Mode};
+use crate::config::LiveConfig;
 use crate::prefilter::Policy;
 
 /// The compiled programs, which are committed; `cargo xtask ebpf` builds them.
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!("../../bpf/flowmeter.bpf.o"));
-
-/// The programs: those that only watch, and those that also filter.
-const WATCH_INGRESS: &str = "flowmeter_ingress";
-const WATCH_EGRESS: &str = "flowmeter_egress";
-const FILTER_INGRESS: &str = "filter_ingress";
-const FILTER_EGRESS: &str = "filter_egress";
-const MIRROR_INGRESS: &str = "mirror_ingress";
-
-/// Which programs are attached.
-#[derive(Clone, Debug)]
-pub(super) struct Programs {
-    /// The XDP program.
-    pub(super) ingress: &'static str,
-    /// The TC programs, each with where it is attached.
-    pub(super) tc: Vec<(&'static str, TcAttachType)>,
-    /// Whether what leaves is counted.
-    egress: bool,
-}
-
-impl Programs {
-    /// Those of a mode.
-    fn new(mode: Mode, egress: bool) -> Self {
-        let ingress = match mode {
-            Mode::Watch | Mode::Mirror => WATCH_INGRESS,
-            Mode::Divert | Mode::Block => FILTER_INGRESS,
-        };
-        let outgoing = if mode == Mode::Watch { WATCH_EGRESS } else { FILTER_EGRESS };
-        let mirror = (mode == Mode::Mirror).then_some((MIRROR_INGRESS, TcAttachType::Ingress));
-        let tc = mirror.into_iter().chain(egress.then_some((outgoing, TcAttachType::Egress))).collect();
-        Self { ingress, tc, egress }
-    }
-
-    /// Whether what leaves an interface is counted. What leaves the loopback arrives there, and would be counted twice.
-    pub(super) fn watches_egress(&self, interface: &Interface) -> bool {
-        self.egress && !interface.is_loopback()
-    }
-}
 
 /// Loaded and attached programs. Dropping it detaches them.
 pub struct Kernel {
@@ -200,14 +164,6 @@ fn load_programs(
         program.load().map_err(explain).with_context(|| format!("the kernel refused the program {name}"))?;
     }
     Ok(ebpf)
-}
-
-pub(super) fn xdp_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
-    Ok(ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
-}
-
-pub(super) fn tc_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
-    Ok(ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
 }
 
 /// The verifier's log is long; only its end says why.

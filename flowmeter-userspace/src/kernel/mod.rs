@@ -10,6 +10,7 @@ mod load;
 mod pins;
 mod prefilter;
 mod probe;
+mod programs;
 mod random;
 mod ring;
 mod table;

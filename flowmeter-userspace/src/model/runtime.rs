@@ -144,7 +144,7 @@ mod tests {
         const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert!(prove(&b"abc"[..], 3, ABC).is_ok());
         assert!(prove(&b"ab"[..], 3, ABC).is_err(), "cut short");
-        assert!(prove(&b"abd"[..], 3, ABC).is_err(), "changed");
+        assert!(prove(&b"abx"[..], 3, ABC).is_err(), "changed");
         assert!(prove(&b"abcd"[..], 3, ABC).is_err(), "longer");
     }
 

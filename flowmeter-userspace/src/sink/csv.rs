@@ -4,13 +4,14 @@ use std::io::Write;
 
 use anyhow::{Context as _, Result};
 
+use super::Sink;
 use super::table::{Column, Extent, columns};
-use super::{Sink, timestamp};
 use crate::endpoint::write_address;
 use crate::features::{Cell, FeatureSet, Kind};
 use crate::record::Stage;
 use crate::scoring::Scored;
 use crate::stats::Stats;
+use crate::timestamp::timestamp;
 
 /// Writes a table with a header.
 pub struct Csv {

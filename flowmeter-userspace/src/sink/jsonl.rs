@@ -8,11 +8,12 @@ use flowmeter_common::key::{kind, tunnel};
 use flowmeter_common::prefilter::mark;
 use serde::Serialize;
 
-use super::{Sink, timestamp};
+use super::Sink;
 use crate::model::Verdict;
 use crate::record::Stage;
 use crate::scoring::{Explanation, Scored};
 use crate::stats::Stats;
+use crate::timestamp::timestamp;
 
 /// Writes the log.
 pub struct JsonLines {

@@ -118,9 +118,3 @@ pub fn open_with(path: &Path, append: bool) -> Result<Box<dyn Write + Send>> {
         .with_context(|| format!("cannot write to {}", path.display()))?;
     Ok(Box::new(BufWriter::with_capacity(1 << 16, file)))
 }
-
-/// RFC 3339 in UTC, to the nanosecond where there are any.
-pub fn timestamp(nanoseconds: u64) -> String {
-    jiff::Timestamp::from_nanosecond(i128::from(nanoseconds))
-        .map_or_else(|_| "invalid".to_owned(), |t| t.to_string())
-}

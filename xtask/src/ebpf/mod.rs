@@ -41,7 +41,7 @@ const OBJECTS: [Committed; 2] = [
 
 /// What is done with the committed objects.
 #[derive(Args)]
-pub struct Options {
+pub struct EbpfOptions {
     /// Write nothing: build, compare with what is committed, and fail when code or maps differ.
     #[arg(long)]
     pub check: bool,
@@ -51,7 +51,7 @@ pub struct Options {
 ///
 /// # Errors
 /// A tool is missing, the programs do not compile, or what is committed is stale.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &EbpfOptions) -> Result<()> {
     if options.check { check() } else { rebuild() }
 }
 

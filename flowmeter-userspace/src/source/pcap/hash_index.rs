@@ -6,7 +6,7 @@ use super::prefetch;
 
 /// A place for one slot.
 #[derive(Clone, Copy, Default)]
-struct Cell {
+struct IndexCell {
     /// Low half of the hash: where the cell belongs, and whether a key is worth comparing.
     hash: u32,
     /// The slot and one; 0 is an empty cell.
@@ -19,14 +19,14 @@ const SMALLEST: usize = 1024;
 /// The index.
 pub struct Index {
     /// A power of two of them, at most seven eighths in use: probes stay within a few lines.
-    cells: Vec<Cell>,
+    cells: Vec<IndexCell>,
     count: usize,
 }
 
 impl Index {
     /// Nothing in it.
     pub fn new() -> Self {
-        Self { cells: vec![Cell::default(); SMALLEST], count: 0 }
+        Self { cells: vec![IndexCell::default(); SMALLEST], count: 0 }
     }
 
     /// Number of slots in it.
@@ -68,18 +68,18 @@ impl Index {
     /// Adds a slot that is not in it.
     pub fn insert(&mut self, hash: u64, slot: u32) {
         if (self.count + 1) * 8 > self.cells.len() * 7 {
-            let cells = vec![Cell::default(); self.cells.len() * 2];
+            let cells = vec![IndexCell::default(); self.cells.len() * 2];
             for cell in std::mem::replace(&mut self.cells, cells) {
                 if cell.slot != 0 {
                     self.place(cell);
                 }
             }
         }
-        self.place(Cell { hash: hash as u32, slot: slot + 1 });
+        self.place(IndexCell { hash: hash as u32, slot: slot + 1 });
         self.count += 1;
     }
 
-    fn place(&mut self, cell: Cell) {
+    fn place(&mut self, cell: IndexCell) {
         let mut at = cell.hash as usize & self.mask();
         while self.cells[at].slot != 0 {
             at = (at + 1) & self.mask();
@@ -112,7 +112,7 @@ impl Index {
                 hole = at;
             }
         }
-        self.cells[hole] = Cell::default();
+        self.cells[hole] = IndexCell::default();
     }
 }
 
