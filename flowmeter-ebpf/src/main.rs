@@ -1,9 +1,9 @@
 //! The kernel's side of FlowMeter: XDP for what comes in, TC for what goes out; both only watch. Programs of their own,
 //! loaded only if they are asked for, do the same and then what the flow's verdict says.
 //!
-//! The way of a packet: an entry point here, [`frame`] (the only raw packet pointers), the shared parser,
-//! [`track`] (the flow's slot and its update), [`emit`] (events), [`count`] (every way out is counted), [`react`] (what
-//! becomes of it, if not only watched).
+//! Here are the entry points only. [`hooks`] tells what happens to a packet; its stations are [`parse`] (with [`frame`], the
+//! only raw packet pointers), [`lists`], [`track`] (the flow's slot and its update; [`emit`] tells the agent, [`count`] keeps
+//! the account) and [`prefilter`]. All maps are in [`maps`].
 #![no_std]
 #![no_main]
 #![allow(missing_docs, reason = "the entry points' macros wrap each in a second function, without its words")]
@@ -14,8 +14,11 @@ mod clock;
 mod count;
 mod emit;
 mod frame;
+mod hooks;
+mod lists;
 mod log;
 mod maps;
+mod parse;
 mod prefilter;
 #[cfg(feature = "test-programs")]
 mod test_programs;
@@ -25,14 +28,13 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
-/// TCX: go on with the next program. The same number tells a classic TC filter to go on.
-const TCX_NEXT: i32 = -1;
+use crate::prefilter::TCX_NEXT;
 
 /// Packets that arrive. Native mode sees them as they were on the wire.
 #[xdp(frags)]
 #[inline(always)]
 pub fn flowmeter_ingress(ctx: XdpContext) -> u32 {
-    track::ingress(&ctx);
+    hooks::watch_arrived(&ctx);
     xdp_action::XDP_PASS
 }
 
@@ -40,7 +42,7 @@ pub fn flowmeter_ingress(ctx: XdpContext) -> u32 {
 #[classifier]
 #[inline(always)]
 pub fn flowmeter_egress(ctx: TcContext) -> i32 {
-    track::egress(&ctx);
+    hooks::watch_leaving(&ctx);
     TCX_NEXT
 }
 
@@ -48,14 +50,14 @@ pub fn flowmeter_egress(ctx: TcContext) -> i32 {
 #[xdp(frags)]
 #[inline(always)]
 pub fn filter_ingress(ctx: XdpContext) -> u32 {
-    prefilter::arrived(&ctx, ctx.ingress_ifindex() as u32)
+    hooks::filter_arrived(&ctx, ctx.ingress_ifindex() as u32)
 }
 
 /// Packets that leave, in `mirror` and `block`: counted, and then passed, dropped, or copied to the inspector.
 #[classifier]
 #[inline(always)]
 pub fn filter_egress(ctx: TcContext) -> i32 {
-    prefilter::leaving(&ctx)
+    hooks::filter_leaving(&ctx)
 }
 
 /// Packets that arrive, in `mirror`: XDP, which cannot copy a packet, has counted them; here they are looked up, and copied
@@ -63,7 +65,7 @@ pub fn filter_egress(ctx: TcContext) -> i32 {
 #[classifier]
 #[inline(always)]
 pub fn mirror_ingress(ctx: TcContext) -> i32 {
-    prefilter::counted(&ctx)
+    hooks::filter_counted(&ctx)
 }
 
 #[cfg(not(test))]

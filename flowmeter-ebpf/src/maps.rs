@@ -1,18 +1,20 @@
 //! The maps: who writes them, and what being full means.
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, PerCpuArray, RingBuf};
+use aya_ebpf::maps::lpm_trie::LpmTrie;
+use aya_ebpf::maps::{Array, DevMap, PerCpuArray, RingBuf};
 use flowmeter_common::config::{KernelConfig, MAX_INTERFACES};
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::{Direction, Entry};
 use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::packet::Packet;
+use flowmeter_common::prefilter::{Control, ListKey, MAX_RULES, PrefilterCounters};
 use flowmeter_common::table::{Buckets, Magazine, Memory, Opens, WAYS, Word};
 
 use crate::frame::SkbFacts;
 
 /// `BPF_F_MMAPABLE` (linux/bpf.h): userspace may map the values.
-pub const MMAPABLE: u32 = 1 << 10;
+const MMAPABLE: u32 = 1 << 10;
 
 /// Settings, written by the agent before loading, constant afterwards.
 #[unsafe(no_mangle)]
@@ -76,7 +78,7 @@ pub static COUNTERS: PerCpuArray<InterfaceCounters> = PerCpuArray::with_max_entr
 #[map]
 pub static PARSED: PerCpuArray<Parsed> = PerCpuArray::with_max_entries(1, 0);
 
-/// What [`track`](crate::track)'s functions leave for each other.
+/// What a packet's stations leave for each other.
 #[repr(C)]
 pub struct Parsed {
     /// The packet.
@@ -85,7 +87,7 @@ pub struct Parsed {
     pub hash: u64,
     /// What the socket buffer says of a packet that leaves.
     pub facts: SkbFacts,
-    /// When it was seen; written for the pre-filter only.
+    /// When it was seen; written where the pre-filter decides.
     pub now: u64,
     /// What the lists say of it, see [`listed`](flowmeter_common::prefilter::listed); likewise.
     pub listed: u32,
@@ -96,6 +98,27 @@ pub struct Parsed {
     /// Its tag.
     pub ended_tag: u64,
 }
+
+/// Heartbeat and which lists count; written by the agent at any time.
+#[map]
+pub static CONTROL: Array<Control> = Array::with_max_entries(1, MMAPABLE);
+
+/// What became of packets: by interface slot those that arrived, and after them those that left. A copy for each CPU,
+/// written by the kernel.
+#[map]
+pub static PREFILTER_COUNTERS: PerCpuArray<PrefilterCounters> =
+    PerCpuArray::with_max_entries(2 * MAX_INTERFACES, 0);
+
+/// Where redirected packets leave: one interface, put there by the agent, taken out by the kernel when it goes away.
+#[map]
+pub static INSPECTOR: DevMap = DevMap::with_max_entries(1, 0);
+
+/// The allow and deny lists, one of [`listed`] by [`ListKey`]: one of two, so that the agent can fill the other and then
+/// change over with one store. Full: the agent refuses the lists.
+#[map]
+pub static LISTS_1: LpmTrie<[u8; ListKey::BYTES], u32> = LpmTrie::with_max_entries(MAX_RULES, 0);
+#[map]
+pub static LISTS_2: LpmTrie<[u8; ListKey::BYTES], u32> = LpmTrie::with_max_entries(MAX_RULES, 0);
 
 /// A tag in a bucket.
 #[repr(transparent)]

@@ -7,8 +7,7 @@ use aya_ebpf::programs::XdpContext;
 
 use super::{plain, traffic};
 use crate::clock;
-use crate::prefilter;
-use crate::track;
+use crate::{hooks, parse};
 
 /// Nothing.
 #[xdp(frags)]
@@ -23,7 +22,7 @@ pub fn bench_empty(ctx: XdpContext) -> u32 {
 #[inline(always)]
 pub fn bench_parse(ctx: XdpContext) -> u32 {
     traffic::next(&ctx);
-    track::parsed(&ctx);
+    parse::parsed(&ctx);
     XDP_PASS
 }
 
@@ -32,7 +31,7 @@ pub fn bench_parse(ctx: XdpContext) -> u32 {
 #[inline(always)]
 pub fn bench_flowmeter(ctx: XdpContext) -> u32 {
     traffic::next(&ctx);
-    track::arrived(&ctx, 0, 0, clock::now);
+    hooks::count_arrived::<false>(&ctx, 0, 0, clock::now);
     XDP_PASS
 }
 
@@ -41,7 +40,7 @@ pub fn bench_flowmeter(ctx: XdpContext) -> u32 {
 #[inline(always)]
 pub fn bench_filter(ctx: XdpContext) -> u32 {
     traffic::next(&ctx);
-    prefilter::arrived(&ctx, 0)
+    hooks::filter_arrived(&ctx, 0)
 }
 
 /// All that is shipped, but for reading the clock.
@@ -49,7 +48,7 @@ pub fn bench_filter(ctx: XdpContext) -> u32 {
 #[inline(always)]
 pub fn bench_no_clock(ctx: XdpContext) -> u32 {
     if let Some(now) = traffic::next(&ctx) {
-        track::arrived(&ctx, 0, 0, || now);
+        hooks::count_arrived::<false>(&ctx, 0, 0, || now);
     }
     XDP_PASS
 }

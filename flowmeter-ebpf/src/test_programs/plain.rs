@@ -11,7 +11,7 @@ use flowmeter_common::key::FlowKey;
 use flowmeter_common::packet::Packet;
 
 use crate::clock;
-use crate::track;
+use crate::parse;
 
 /// Words of a flow's state.
 const WORDS: usize = size_of::<FlowState>() / 8;
@@ -50,12 +50,12 @@ static PACKET_EVENTS: RingBuf<Event, { 1 << 22 }> = RingBuf::new();
 /// Finds the packet's flow in the hash map, or puts it there; updates it under its lock.
 #[inline(always)]
 pub fn hash_spinlock(ctx: &XdpContext) {
-    if let Some(packet) = track::parsed(ctx) {
+    if let Some(packet) = parse::parsed(ctx) {
         update_locked(packet);
     }
 }
 
-/// A function of its own, as [`track`] has one for the shipped table.
+/// A function of its own, as [`track`](crate::track) has one for the shipped table.
 #[inline(never)]
 fn update_locked(packet: *const Packet) -> u64 {
     // SAFETY: a value of a per-CPU map, looked up by the caller.
@@ -94,7 +94,7 @@ fn update_locked(packet: *const Packet) -> u64 {
 /// Sends what was parsed.
 #[inline(always)]
 pub fn event_per_packet(ctx: &XdpContext) {
-    let Some(packet) = track::parsed(ctx) else {
+    let Some(packet) = parse::parsed(ctx) else {
         return;
     };
     if let Some(mut event) = PACKET_EVENTS.reserve(0) {

@@ -6,7 +6,7 @@ use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::XdpContext;
 
-use crate::track;
+use crate::hooks;
 
 /// Time of the next packet (ns), and its length on the wire (bytes). Written by the test.
 #[map]
@@ -17,7 +17,7 @@ static REPLAY: Array<[u64; 2]> = Array::with_max_entries(1, 0);
 #[inline(always)]
 pub fn flowmeter_replay(ctx: XdpContext) -> u32 {
     if let Some(&[now, wire_len]) = REPLAY.get(0) {
-        track::arrived(&ctx, 0, wire_len as usize, || now);
+        hooks::count_arrived::<false>(&ctx, 0, wire_len as usize, || now);
     }
     xdp_action::XDP_PASS
 }

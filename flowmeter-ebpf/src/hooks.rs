@@ -1,0 +1,144 @@
+//! A packet's story: it is parsed, the lists are asked, it is counted in its flow, and then it is decided what becomes of it.
+//!
+//! The only file that knows all stations. [`parse`], [`lists`], [`track`] and [`prefilter`] know nothing of each other: they
+//! leave what the next one needs in [`PARSED`].
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
+use flowmeter_common::flow::Entry;
+use flowmeter_common::prefilter::{Seen, listed, mark};
+use flowmeter_common::table::{Place, find};
+
+use crate::clock;
+use crate::count::Counters;
+use crate::frame::SkbFacts;
+use crate::lists::flowmeter_listed;
+use crate::maps::{FLOWS, PARSED, Parsed, config};
+use crate::prefilter::{self, way};
+use crate::{parse, track};
+
+/// Counts a packet that arrived.
+#[inline(always)]
+pub fn watch_arrived(ctx: &XdpContext) {
+    count_arrived::<false>(ctx, ctx.ingress_ifindex() as u32, 0, clock::now);
+}
+
+/// Counts a packet that arrived on `interface`, and decides.
+#[inline(always)]
+pub fn filter_arrived(ctx: &XdpContext, interface: u32) -> u32 {
+    let seen = count_arrived::<true>(ctx, interface, 0, clock::now);
+    prefilter::decide_arrived(interface, seen)
+}
+
+/// Counts a packet that is about to leave.
+#[inline(always)]
+pub fn watch_leaving(ctx: &TcContext) {
+    count_leaving::<false>(ctx);
+}
+
+/// Counts a packet that is about to leave, and decides.
+#[inline(always)]
+pub fn filter_leaving(ctx: &TcContext) -> i32 {
+    let seen = count_leaving::<true>(ctx);
+    prefilter::decide_buffer(ctx, way::OUT, seen)
+}
+
+/// Decides about a packet that arrived, and that has been counted.
+#[inline(always)]
+pub fn filter_counted(ctx: &TcContext) -> i32 {
+    let seen = look_up(ctx);
+    prefilter::decide_buffer(ctx, way::IN, seen)
+}
+
+/// Counts a packet that arrived on `interface`, with `wire_len` bytes, or 0 if the kernel knows how many. `now` is asked
+/// for the time.
+#[inline(always)]
+pub fn count_arrived<const FILTER: bool>(
+    ctx: &XdpContext,
+    interface: u32,
+    wire_len: usize,
+    now: impl FnOnce() -> u64,
+) -> Seen {
+    let (Some(counters), Some(parsed)) = (Counters::seen(interface, 1), PARSED.get_ptr_mut(0)) else {
+        return Seen::SKIPPED;
+    };
+    let outcome = parse::arrived(ctx.ctx, interface, wire_len, parsed);
+    count::<FILTER, _>(ctx, &counters, parsed, outcome, 1, now)
+}
+
+/// Counts a packet that is about to leave.
+#[inline(always)]
+fn count_leaving<const FILTER: bool>(ctx: &TcContext) -> Seen {
+    let facts = SkbFacts::of(ctx);
+    let counters = Counters::seen(facts.interface, facts.segments);
+    let (Some(counters), Some(parsed)) = (counters, PARSED.get_ptr_mut(0)) else {
+        return Seen::SKIPPED;
+    };
+    let outcome = parse::leaving(ctx, parsed, facts);
+    count::<FILTER, _>(ctx, &counters, parsed, outcome, facts.segments, clock::now)
+}
+
+/// Counts the packet in [`PARSED`], or the reason why there is none. Where `FILTER` is set also notes what the decision
+/// needs, and returns what it is about.
+#[inline(always)]
+fn count<const FILTER: bool, C: EbpfContext>(
+    ctx: &C,
+    counters: &Counters,
+    parsed: *mut Parsed,
+    outcome: u64,
+    packets: u16,
+    now: impl FnOnce() -> u64,
+) -> Seen {
+    if outcome != parse::WHOLE {
+        if FILTER {
+            note(parsed, now(), listed::NONE);
+        }
+        counters.skipped(parse::reason(outcome), packets);
+        return Seen::SKIPPED;
+    }
+    let now = now();
+    if FILTER {
+        note(parsed, now, flowmeter_listed() as u32);
+    }
+    let entry = track::track(counters, parsed, now);
+    if entry.is_null() {
+        track::report_full(ctx, counters, packets);
+        return Seen::FOLDED;
+    }
+    if FILTER { mark_of(entry) } else { Seen::flow(mark::NONE) }
+}
+
+/// Looks up, and does not count, a packet that has been counted before on its way in.
+#[inline(always)]
+fn look_up(ctx: &TcContext) -> Seen {
+    let Some(parsed) = PARSED.get_ptr_mut(0) else {
+        return Seen::SKIPPED;
+    };
+    let now = clock::now();
+    if parse::leaving(ctx, parsed, SkbFacts::of(ctx)) != parse::WHOLE {
+        note(parsed, now, listed::NONE);
+        return Seen::SKIPPED;
+    }
+    note(parsed, now, flowmeter_listed() as u32);
+    // SAFETY: a value of a per-CPU map.
+    let Parsed { packet, hash, .. } = unsafe { &*parsed };
+    let entry = find(&FLOWS, &Place::of(*hash, config().buckets), packet).entry;
+    if entry.is_null() { Seen::FOLDED } else { mark_of(entry) }
+}
+
+/// Keeps what the decision needs until the packet has been counted; by then it may have been made an aggregate's.
+#[inline(always)]
+fn note(parsed: *mut Parsed, now: u64, listed: u32) {
+    // SAFETY: fields of a value of a per-CPU map. Volatile, so that they really go there.
+    unsafe {
+        (&raw mut (*parsed).now).write_volatile(now);
+        (&raw mut (*parsed).listed).write_volatile(listed);
+    }
+}
+
+/// What is decided about a packet of the flow in this entry.
+#[inline(always)]
+fn mark_of(entry: *const Entry) -> Seen {
+    // SAFETY: the entry is the packet's flow's; the agent writes the mark in one store.
+    Seen::flow(unsafe { (&raw const (*entry).verdict).read_volatile() })
+}
