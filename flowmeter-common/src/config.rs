@@ -1,5 +1,6 @@
 //! What the agent sets in the kernel programs before they are loaded.
 
+use crate::hash::HashKeys;
 use crate::lifecycle::Timeouts;
 use crate::table::Buckets;
 
@@ -12,8 +13,8 @@ pub const MAX_INTERFACES: u32 = 64;
 pub struct KernelConfig {
     /// When flows end.
     pub timeouts: Timeouts,
-    /// Keys the flow hash.
-    pub hash_seed: u64,
+    /// Secrets of the flow hash.
+    pub hash_keys: HashKeys,
     /// How many buckets the table has.
     pub buckets: Buckets,
     /// Odd number that maps each watched interface index to a counter slot of its own, see [`counter_slot`].
@@ -22,8 +23,8 @@ pub struct KernelConfig {
     pub events_opened: u32,
     /// 1 if tunnels are looked into, see [`crate::parse::ParseOptions`].
     pub tunnels: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// 1 if programs can be interrupted by others on the same CPU, as on real-time kernels: they look for it then.
+    pub interruptible: u32,
 }
 
 /// Counter slot of an interface: the top six bits of a product. The agent searches a multiplier that gives each

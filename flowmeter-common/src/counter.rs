@@ -30,10 +30,17 @@ pub enum Skip {
     ShortTransport = 11,
     /// More MPLS labels than are followed.
     TooManyLabels = 12,
+    /// A fragment so short that the transport header is spread over several: the first one, or a TCP one that begins within
+    /// the header. Nothing sends these but who wants to slip past a filter (RFC 1858, RFC 3128, RFC 7112).
+    ShortFragment = 13,
+    /// A copy that the pre-filter has made, on its way to an inspector that is reached through a watched interface.
+    OwnCopy = 14,
+    /// The program was run in the middle of another run on the same CPU, as real-time kernels can.
+    Busy = 15,
 }
 
 /// Number of reasons in [`Skip`].
-pub const SKIP_REASONS: usize = 13;
+pub const SKIP_REASONS: usize = 16;
 
 impl Skip {
     /// All reasons, in the order of their numbers.
@@ -51,6 +58,9 @@ impl Skip {
         Self::BadTcp,
         Self::ShortTransport,
         Self::TooManyLabels,
+        Self::ShortFragment,
+        Self::OwnCopy,
+        Self::Busy,
     ];
 
     /// Name as it stands in the log.
@@ -69,6 +79,9 @@ impl Skip {
             Self::BadTcp => "bad_tcp",
             Self::ShortTransport => "short_transport",
             Self::TooManyLabels => "too_many_labels",
+            Self::ShortFragment => "short_fragment",
+            Self::OwnCopy => "own_copy",
+            Self::Busy => "busy",
         }
     }
 }

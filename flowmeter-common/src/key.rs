@@ -1,4 +1,4 @@
-//! Which flow a packet belongs to: the canonical key, its hash, and the packet's direction.
+//! Which flow a packet belongs to: the canonical key, and the packet's direction.
 
 /// What kind of packets a key stands for.
 pub mod kind {
@@ -80,17 +80,6 @@ const _: () = assert!(size_of::<FlowKey>() == 56, "FlowKey has no padding and fi
 /// Marks a VLAN identifier as present.
 pub const VLAN_PRESENT: u16 = 0x8000;
 
-/// One odd multiplier a word. Digits of the fractional parts of square roots of primes, made odd.
-const MULTIPLIERS: [u64; KEY_WORDS] = [
-    0x6a09_e667_f3bc_c909,
-    0xbb67_ae85_84ca_a73b,
-    0x3c6e_f372_fe94_f82b,
-    0xa54f_f53a_5f1d_36f1,
-    0x510e_527f_ade6_82d1,
-    0x9b05_688c_2b3e_6c1f,
-    0x1f83_d9ab_fb41_bd6b,
-];
-
 impl FlowKey {
     /// The key as words.
     #[inline(always)]
@@ -134,12 +123,6 @@ impl FlowKey {
         ]
     }
 
-    /// 64-bit hash, keyed by `seed` so that who does not know it cannot choose colliding keys easily.
-    #[inline(always)]
-    pub fn hash(&self, seed: u64) -> u64 {
-        hash_words(self.words(), seed)
-    }
-
     /// Orders the endpoints and returns the direction of a packet that goes from the first to the second given:
     /// 0 if `a` is the sender, 1 if `b` is.
     #[inline(always)]
@@ -166,23 +149,6 @@ impl FlowKey {
     }
 }
 
-/// Hash of a key's words, see [`FlowKey::hash`]. They are multiplied independently of each other, so that a processor does
-/// it at once, and mixed at the end.
-#[inline(always)]
-pub fn hash_words(words: &[u64; KEY_WORDS], seed: u64) -> u64 {
-    let mut h = seed;
-    let mut i = 0;
-    while i < KEY_WORDS {
-        let m = (words[i] ^ seed).wrapping_mul(MULTIPLIERS[i]);
-        h = h.wrapping_add(m ^ (m >> 32));
-        i += 1;
-    }
-    h ^= h >> 31;
-    h = h.wrapping_mul(0xd6e8_feb8_6659_fd93);
-    h ^= h >> 32;
-    h
-}
-
 /// An IPv4 address, given as it stands in memory, as the words of its IPv4-mapped IPv6 address.
 #[inline(always)]
 pub fn mapped_ipv4(address: u32) -> [u64; 2] {
@@ -202,8 +168,6 @@ mod tests {
         let back = y.set_endpoints(server, 443, client, 40000);
         assert_eq!(x, y);
         assert_ne!(there, back);
-        assert_eq!(x.hash(7), y.hash(7));
-        assert_ne!(x.hash(7), x.hash(8));
     }
 
     #[test]
@@ -213,22 +177,5 @@ mod tests {
         bytes[..8].copy_from_slice(&words[0].to_ne_bytes());
         bytes[8..].copy_from_slice(&words[1].to_ne_bytes());
         assert_eq!(std::net::Ipv6Addr::from(bytes), std::net::Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped());
-    }
-
-    #[test]
-    fn hashes_of_near_keys_spread_over_the_table() {
-        // 65,536 keys that differ only in two address bytes, into 4,096 buckets: 16 expected in each.
-        let mut fill = vec![0_u32; 4096];
-        for i in 0..65_536_u32 {
-            let mut key = FlowKey { protocol: 6, ..FlowKey::default() };
-            let from = mapped_ipv4(u32::from_ne_bytes([10, 0, (i >> 8) as u8, i as u8]));
-            key.set_endpoints(from, 1234, mapped_ipv4(u32::from_ne_bytes([192, 0, 2, 1])), 80);
-            fill[(key.hash(0x1234_5678_9abc_def1) >> 32) as usize & 4095] += 1;
-        }
-        let worst = fill.iter().max().copied().unwrap_or(0);
-        assert!(
-            worst < 48,
-            "a bucket got {worst} of 65,536 keys; 16 are expected, 48 is eight deviations away"
-        );
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! 1. [`frame`]: the one door through which packet bytes enter, checked.
 //! 2. [`parse`]: a frame becomes a [`packet::Packet`], or a named reason why it is not counted.
-//! 3. [`key`]: which flow a packet belongs to, and in which direction it goes.
+//! 3. [`key`]: which flow a packet belongs to, and in which direction it goes; [`hash`]: where it is looked for.
 //! 4. [`flow`]: what a flow remembers; integers only, one update function.
 //! 5. [`lifecycle`]: when a flow ends, by packets and by the clock.
 //! 6. [`table`]: how kernel and agent share the memory that flows live in.
@@ -24,6 +24,7 @@ pub mod counter;
 pub mod event;
 pub mod flow;
 pub mod frame;
+pub mod hash;
 pub mod key;
 pub mod lifecycle;
 pub mod packet;

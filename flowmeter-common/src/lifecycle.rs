@@ -1,6 +1,10 @@
-//! When a flow ends: by the clock, or by a packet that can only belong to a new one.
+//! When a flow ends: by the clock, by a packet that can only belong to a new one, or because others need the room.
 
-use crate::flow::{Direction, Entry, FlowState, tcp_seen};
+mod pressure;
+
+pub use pressure::{Census, Level, Pressure, RANKS, Standing};
+
+use crate::flow::{Direction, FlowState, tcp_seen};
 use crate::key::kind;
 use crate::packet::{Packet, protocol, tcp_flags};
 use crate::time::SECOND;
@@ -52,7 +56,7 @@ pub enum EndReason {
     Shutdown = 6,
     /// The capture ended.
     EndOfCapture = 7,
-    /// The table was nearly full, and the flow was one packet or half-open.
+    /// The table was nearly full, and little was known of the flow, see [`Pressure`].
     Pressure = 8,
     /// It is no flow but an aggregate of those that found no slot, see [`crate::aggregate`].
     Folded = 9,
@@ -178,24 +182,6 @@ impl Ages {
         let linger = self.closed.map_or(u64::MAX, |(closed_at, _)| closed_at.wrapping_add(timeouts.linger));
         let earliest = [idle, active, linger].into_iter().filter(|&deadline| deadline >= now).min();
         earliest.unwrap_or(idle).wrapping_add(1)
-    }
-}
-
-/// True if little is known of the flow and little lost with it: one packet, or a TCP connection that nobody has
-/// acknowledged. Floods and scans are made of these; they leave first when the table fills.
-///
-/// # Safety
-/// `entry` points to a readable entry. Its state may be written meanwhile, in whole aligned words.
-pub unsafe fn is_slight(entry: *const Entry) -> bool {
-    // SAFETY: the caller's promise. Volatile: see `Half::read`.
-    unsafe {
-        let directions = (&raw const (*entry).state.directions).cast::<Direction>();
-        let packets = |which: usize| (&raw const (*directions.add(which)).packets).read_volatile();
-        let seen = |which: usize| (&raw const (*directions.add(which)).tcp_seen).read_volatile();
-        packets(0).wrapping_add(packets(1)) <= 1
-            || ((*entry).key.protocol == protocol::TCP
-                && (seen(0) | seen(1)) & tcp_seen::SYN != 0
-                && (seen(0) | seen(1)) & tcp_seen::ESTABLISHED == 0)
     }
 }
 

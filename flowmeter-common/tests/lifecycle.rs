@@ -4,7 +4,8 @@ use flowmeter_common::aggregate;
 use flowmeter_common::flow::{Entry, FlowState, Opening};
 use flowmeter_common::key::FlowKey;
 use flowmeter_common::lifecycle::{
-    Ages, EndReason, Ending, Fate, TWICE_SEGMENT_LIFETIME, Timeouts, ended_before, is_slight,
+    Ages, Census, EndReason, Ending, Fate, Level, Pressure, Standing, TWICE_SEGMENT_LIFETIME, Timeouts,
+    ended_before,
 };
 use flowmeter_common::packet::{Packet, protocol, tcp_flags::*};
 use flowmeter_common::time::SECOND;
@@ -175,7 +176,7 @@ fn scans_and_floods_are_slight_and_conversations_are_not() {
         let mut entry = Entry::opened_by(&packets[0].1, Opening::of(&packets[0].1));
         entry.state = flow(packets);
         // SAFETY: a reference points to a readable entry.
-        unsafe { is_slight(&entry) }
+        unsafe { Standing::read(&entry) }.is_slight()
     };
     let (syn, answer) = (segment(CLIENT, SYN, 1, 0), segment(SERVER, SYN | ACK, 70, 2));
     assert!(slight(&[(0, datagram())]), "one packet");
@@ -186,7 +187,9 @@ fn scans_and_floods_are_slight_and_conversations_are_not() {
         !slight(&[(0, segment(CLIENT, ACK, 2, 71)), (1, segment(SERVER, ACK, 71, 2))]),
         "its start was not seen"
     );
-    assert!(!slight(&[(0, datagram()), (1, datagram())]), "more than one packet");
+    let answer = Packet { direction: SERVER, ..datagram() };
+    assert!(slight(&[(0, datagram()), (1, datagram())]), "nobody answers, whatever is sent");
+    assert!(!slight(&[(0, datagram()), (1, answer)]), "answered");
 }
 
 /// Connections of many clients are one aggregate: one client's close does not end it, nor does another one's SYN.
@@ -286,4 +289,108 @@ proptest! {
             prop_assert!(packet.flags & (SYN | ACK) == SYN, "only a SYN ends a flow that the clock lets live");
         }
     }
+}
+
+/// A flow with so many packets from the client and from the server, a second apart, the last at `START`.
+fn standing(from_client: u64, from_server: u64, age: u64, silence: u64) -> Standing {
+    let client = datagram();
+    let mut entry = Entry::opened_by(&client, Opening::of(&client));
+    let packets = from_client + from_server;
+    for i in 0..packets {
+        let direction = if i < from_client { CLIENT } else { SERVER };
+        let passed = (age - silence) * i / packets.saturating_sub(1).max(1);
+        entry.state.update(&Packet { direction, ..client }, START - age + passed);
+    }
+    // SAFETY: a reference points to a readable entry.
+    unsafe { Standing::read(&entry) }
+}
+
+#[test]
+fn the_least_known_leave_first_until_there_is_room() {
+    const ROOM: u64 = 8192;
+    // Unanswered flows of two packets, kept alive by one more now and then; and conversations that go on.
+    let flood = standing(2, 0, 2 * SECOND, SECOND / 10);
+    let honest = standing(5, 5, 2 * SECOND, SECOND / 10);
+    let mut census = Census::default();
+    (0..7000).for_each(|_| census.add(&flood, START));
+    (0..1000).for_each(|_| census.add(&honest, START));
+    let pressure = Pressure::of(8000, ROOM, false, &census);
+    assert_eq!(pressure.level, Level::High);
+    assert!(pressure.evicts(&flood, START, TIMEOUTS.idle), "it is not silent, and leaves all the same");
+    assert!(!pressure.evicts(&honest, START, TIMEOUTS.idle));
+    let newcomer = standing(1, 0, SECOND / 10, SECOND / 10);
+    assert!(!pressure.evicts(&newcomer, START, TIMEOUTS.idle), "its answer may be on the way");
+    // A table full of answered flows: those with fewest packets make room, if they are silent.
+    let mut census = Census::default();
+    let (probe, silent) =
+        (standing(1, 1, 20 * SECOND, 10 * SECOND), standing(80, 80, 20 * SECOND, 10 * SECOND));
+    (0..8000).for_each(|_| census.add(&probe, START));
+    (0..192).for_each(|_| census.add(&silent, START));
+    let pressure = Pressure::of(8192, ROOM, true, &census);
+    assert!(pressure.evicts(&probe, START, TIMEOUTS.idle) && !pressure.evicts(&silent, START, TIMEOUTS.idle));
+    let pressure = Pressure::of(ROOM / 2, ROOM, false, &census);
+    assert!(!pressure.evicts(&flood, START, TIMEOUTS.idle), "there is room");
+}
+
+#[test]
+fn ranks_follow_what_is_known() {
+    let ranks = [(1, 0), (2, 0), (4, 0), (1000, 0), (1, 1), (10, 10), (100, 100)]
+        .map(|(client, server)| standing(client, server, 10 * SECOND, SECOND).rank());
+    assert!(ranks.is_sorted_by(|a, b| a < b), "{ranks:?}");
+}
+
+#[test]
+fn a_reset_counts_if_the_receiver_would_take_it() {
+    let closes = |before: &[Packet], reset: Packet| {
+        let mut packets: Vec<(u64, Packet)> = before.iter().map(|packet| (0, *packet)).collect();
+        packets.push((1, reset));
+        ages(&flow(&packets)).expired(START + 9 * SECOND, &TIMEOUTS) == Some(EndReason::Reset)
+    };
+    let data = |direction, sequence, acknowledgement| Packet {
+        payload: 100,
+        size: 140,
+        ..segment(direction, ACK, sequence, acknowledgement)
+    };
+    let refused = [segment(CLIENT, SYN, 1000, 0)];
+    assert!(closes(&refused, segment(SERVER, RST | ACK, 0, 1001)), "a SYN is refused");
+    assert!(!closes(&refused, segment(SERVER, RST | ACK, 0, 7)), "another SYN is");
+    assert!(!closes(&refused, segment(SERVER, RST, 0, 0)), "none is");
+    assert!(closes(&refused, segment(CLIENT, RST, 1001, 0)), "a half-open scan");
+    let going_on = [data(CLIENT, 1001, 71), data(SERVER, 71, 1101), data(CLIENT, 1101, 171)];
+    assert!(closes(&going_on, segment(CLIENT, RST | ACK, 1201, 171)), "after all that was sent");
+    assert!(closes(&going_on, segment(CLIENT, RST, 1101, 0)), "where the server's acknowledgement stands");
+    assert!(closes(&going_on, segment(SERVER, RST, 171, 0)), "what the client acknowledges");
+    for forged in [0, 1000, 1200, 1202, 5000, u32::MAX] {
+        assert!(!closes(&going_on, segment(CLIENT, RST, forged, 171)), "within the window or not: {forged}");
+    }
+    assert!(closes(&[], segment(CLIENT, RST, 5, 0)), "nothing is known");
+    // A forged SYN restarts the numbers; what the stream goes on with shows that it was not the stream's.
+    let forged = [segment(CLIENT, SYN, 90_000, 0), data(CLIENT, 1201, 171)];
+    assert!(!closes(&forged, segment(CLIENT, RST, 90_001, 0)));
+    assert!(!closes(&forged, segment(CLIENT, RST, 1301, 0)));
+}
+
+#[test]
+fn forged_resets_and_syns_do_not_keep_a_flow_below_its_checkpoint() {
+    let mut entry =
+        Entry::opened_by(&segment(CLIENT, SYN, 1000, 0), Opening::of(&segment(CLIENT, SYN, 1000, 0)));
+    let (mut flows, mut checkpoints, mut now) = (1, 0, START);
+    let mut sequence = 1001;
+    for i in 0..400_u32 {
+        let data = Packet { payload: 200, size: 240, ..segment(CLIENT, ACK | PSH, sequence, 1) };
+        sequence += 200;
+        let mut packets = vec![data];
+        if i % 4 == 3 {
+            packets.extend([segment(CLIENT, RST, sequence, 0), segment(CLIENT, SYN, sequence + 99_999, 0)]);
+        }
+        for packet in packets {
+            now += SECOND / 200;
+            if ended_before(&entry.state, &packet, now, &TIMEOUTS).is_some() {
+                entry = Entry::opened_by(&packet, Opening::of(&packet));
+                flows += 1;
+            }
+            checkpoints += u32::from(entry.state.update(&packet, now).checkpoint);
+        }
+    }
+    assert!(flows <= 2 && checkpoints >= 6, "{flows} flows, {checkpoints} checkpoints");
 }

@@ -281,3 +281,53 @@ fn time_that_steps_back_stands_still() {
     assert_eq!((a.first, a.last), (START + 10 * SECOND, START + 12 * SECOND));
     assert_eq!((a.gaps.min, a.gaps.max), (0, 2 * SECOND));
 }
+
+/// What two CPUs leave that count packets of one direction at once: one has added to the number of packets, and nothing else.
+#[test]
+fn a_packet_amid_another_one_s_update_records_no_gap_since_the_system_started() {
+    let up = 864_000 * SECOND;
+    for (first, last) in [(u64::MAX, 0), (up, 0)] {
+        let mut state = FlowState::EMPTY;
+        (state.directions[0].packets, state.directions[0].first, state.directions[0].last) = (1, first, last);
+        state.update(&datagram_at(0), up);
+        let direction = &state.directions[0];
+        assert_eq!(
+            (direction.gaps.max, direction.flow_gaps.max, direction.idle.sum),
+            (0, 0, 0),
+            "{first} {last}"
+        );
+        assert_eq!(direction.packets, 2);
+        assert_eq!(direction.overlaps, 1, "the record says so");
+    }
+}
+
+#[test]
+fn updates_one_after_the_other_do_not_overlap() {
+    let mut state = FlowState::EMPTY;
+    for i in 0..100 {
+        state.update(&datagram_at(i as u8 & 1), START + i);
+    }
+    assert_eq!(state.directions.map(|direction| direction.overlaps), [0, 0]);
+}
+
+/// 7 packets become 9 by one on each of two CPUs, each of which sees that the other has begun.
+#[test]
+fn a_checkpoint_that_both_directions_pass_at_once_is_told() {
+    let mut state = FlowState::EMPTY;
+    for i in 0..7 {
+        state.update(&datagram_at(u8::from(i >= 4)), START + i);
+    }
+    for own in 0..2_u8 {
+        let mut seen = state;
+        seen.directions[usize::from(own ^ 1)].packets += 1;
+        assert!(seen.update(&datagram_at(own), START + 20).checkpoint, "by direction {own}");
+    }
+    // And not twice where nobody else counts.
+    state.update(&datagram_at(0), START + 20);
+    assert!(!state.update(&datagram_at(1), START + 21).checkpoint);
+}
+
+fn datagram_at(direction: u8) -> Packet {
+    let key = FlowKey { protocol: protocol::UDP, ip_version: 4, ..FlowKey::default() };
+    Packet { direction, header: 8, size: 28, ..Packet::of(key) }
+}

@@ -58,10 +58,10 @@ impl Counters {
         });
     }
 
-    /// Packets that found no slot on this CPU.
+    /// Packets that found the table full on this CPU.
     #[inline(always)]
-    pub fn folded_so_far(&self) -> u64 {
-        self.with(|c| c.folded)
+    pub fn full_so_far(&self) -> u64 {
+        self.with(|c| c.folded.wrapping_sub(c.contended))
     }
 
     /// The ring buffer had no room for an event.

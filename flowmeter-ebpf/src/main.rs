@@ -3,7 +3,7 @@
 //!
 //! Here are the entry points only. [`hooks`] tells what happens to a packet; its stations are [`parse`] (with [`frame`], the
 //! only raw packet pointers), [`lists`], [`track`] (the flow's slot and its update; [`emit`] tells the agent, [`count`] keeps
-//! the account) and [`prefilter`]. All maps are in [`maps`].
+//! the account) and [`prefilter`]; [`turn`] keeps programs from interrupting each other. All maps are in [`maps`].
 #![no_std]
 #![no_main]
 #![allow(missing_docs, reason = "the entry points' macros wrap each in a second function, without its words")]
@@ -23,6 +23,7 @@ mod prefilter;
 #[cfg(feature = "test-programs")]
 mod test_programs;
 mod track;
+mod turn;
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::macros::{classifier, xdp};

@@ -6,11 +6,13 @@ use aya_ebpf::maps::{Array, DevMap, PerCpuArray, RingBuf};
 use flowmeter_common::config::{KernelConfig, MAX_INTERFACES};
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::{Direction, Entry};
+use flowmeter_common::hash::HashKeys;
 use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::packet::Packet;
 use flowmeter_common::prefilter::{Control, ListKey, MAX_RULES, PrefilterCounters};
 use flowmeter_common::table::{Buckets, Magazine, Memory, Opens, WAYS, Word};
 
+use crate::clock;
 use crate::frame::SkbFacts;
 
 /// `BPF_F_MMAPABLE` (linux/bpf.h): userspace may map the values.
@@ -20,12 +22,12 @@ const MMAPABLE: u32 = 1 << 10;
 #[unsafe(no_mangle)]
 static CONFIG: KernelConfig = KernelConfig {
     timeouts: Timeouts { idle: 0, active: 0, linger: 0 },
-    hash_seed: 0,
+    hash_keys: HashKeys::ZERO,
     buckets: Buckets { near_mask: 0, far_mask: 0 },
     interface_multiplier: 1,
     events_opened: 0,
     tunnels: 0,
-    reserved: 0,
+    interruptible: 0,
 };
 
 /// The settings as loaded.
@@ -97,6 +99,12 @@ pub struct Parsed {
     pub ended_slot: u32,
     /// Its tag.
     pub ended_tag: u64,
+    /// 1 while a program is between its first and its last use of this memory; see [`turn`](crate::turn).
+    pub busy: u64,
+    /// Packets of programs that met it so.
+    pub turned_away: u64,
+    /// 1 while a copy of the packet is being sent: what a program sees meanwhile on this CPU is that copy.
+    pub copying: u32,
 }
 
 /// Heartbeat and which lists count; written by the agent at any time.
@@ -191,6 +199,13 @@ impl Memory for Table {
     #[inline(always)]
     fn free_word(&self, index: u32) -> Option<&Tag> {
         self.free.get(index)
+    }
+
+    #[inline(always)]
+    fn relax(&self) {
+        // There is no instruction for it. Reading the clock takes some 20 to 40 ns: all looks together are a microsecond,
+        // which is several times what writing an entry takes.
+        clock::now();
     }
 
     #[inline(always)]

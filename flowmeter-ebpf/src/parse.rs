@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use flowmeter_common::counter::Skip;
-use flowmeter_common::key::{KEY_WORDS, hash_words};
+use flowmeter_common::key::KEY_WORDS;
 #[cfg(feature = "test-programs")]
 use flowmeter_common::packet::Packet;
 use flowmeter_common::parse::{ParseOptions, parse_ethernet};
@@ -100,7 +100,7 @@ fn parse(frame: KernelFrame, facts: &SkbFacts, parsed: *mut Parsed) -> u64 {
             let words = packet.key.to_words();
             // SAFETY: this CPU's own copy; nothing else runs on it until the program returns.
             unsafe {
-                (*parsed).hash = hash_words(&words, config.hash_seed);
+                (*parsed).hash = config.hash_keys.hash(&words);
                 (&raw mut (*parsed).packet.key).cast::<[u64; KEY_WORDS]>().write(words);
                 packet.write_facts(&raw mut (*parsed).packet);
             }

@@ -51,14 +51,42 @@ pub fn decide_buffer(ctx: &TcContext, way: u32, seen: Seen) -> i32 {
     let (outcome, verdict) = match prefilter().action(cause) {
         Action::Drop => (Outcome::Dropped, TC_DROP),
         Action::Clone => {
+            // The copy may leave through a watched interface, while the helper runs: this program is run for it, too.
+            set_copying(1);
             // SAFETY: the context is the program's; the helper copies the packet, and touches no pointer of ours.
             let sent = unsafe { bpf_clone_redirect(ctx.skb.skb, prefilter().inspector, 0) };
+            set_copying(0);
             (if sent == 0 { Outcome::Cloned } else { Outcome::Failed }, TCX_NEXT)
         }
         Action::Pass | Action::Redirect => (Outcome::Passed, TCX_NEXT),
     };
     count(facts.interface, way, facts.segments, seen, cause, outcome);
     verdict
+}
+
+/// True if what this program was given is a copy that the one before it on this CPU is sending.
+#[inline(always)]
+pub fn is_own_copy() -> bool {
+    PARSED.get_ptr(0).is_some_and(|parsed| {
+        // SAFETY: a field of a value of a per-CPU map. Volatile, since another run has written it.
+        unsafe { (&raw const (*parsed).copying).read_volatile() != 0 }
+    })
+}
+
+/// Says whether a copy is being sent.
+#[inline(always)]
+fn set_copying(copying: u32) {
+    if let Some(parsed) = PARSED.get_ptr_mut(0) {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*parsed).copying).write_volatile(copying) };
+    }
+}
+
+/// Lets a copy go on, and counts it.
+#[inline(always)]
+pub fn pass_copy(facts: SkbFacts, way: u32) -> i32 {
+    count(facts.interface, way, facts.segments, Seen::SKIPPED, Cause::Skipped, Outcome::Passed);
+    TCX_NEXT
 }
 
 /// What decides about the packet in [`PARSED`].
@@ -81,7 +109,7 @@ fn count(interface: u32, way: u32, packets: u16, seen: Seen, cause: Cause, outco
     };
     // SAFETY: values of per-CPU maps. The packet that was folded has kept its size.
     let (counters, packet) = unsafe { (&mut *counters, &(*parsed).packet) };
-    let bytes = if seen == Seen::SKIPPED { 0 } else { packet.wire_bytes() };
+    let bytes = if seen.is_skipped() { 0 } else { packet.wire_bytes() };
     counters.count(cause, outcome, u64::from(packets), bytes);
 }
 

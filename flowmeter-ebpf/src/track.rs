@@ -11,9 +11,12 @@ use crate::emit::emit;
 use crate::log;
 use crate::maps::{AGGREGATES, FLOWS, PARSED, Parsed, Table, config};
 
-/// Adds the packet to its flow, and returns its entry; null if there is no slot for it.
+/// Adds the packet to its flow, and returns its entry.
+///
+/// # Errors
+/// There is no slot for it; it has been counted as folded.
 #[inline(always)]
-pub fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> *mut Entry {
+pub fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> Result<*mut Entry, NoSlot> {
     // SAFETY: a value of a per-CPU map, looked up by the caller.
     let Parsed { packet, hash, .. } = unsafe { &*parsed };
     let config = config();
@@ -39,10 +42,11 @@ pub fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> *mut Entry {
             entry = FLOWS.entry(tag::entry(tag)).unwrap_or(core::ptr::null_mut());
         }
         if entry.is_null() {
+            let contended = outcome & outcome::CONTENDED != 0;
             let aggregated = flowmeter_fold(now) == 0;
             // SAFETY: as above; read again, since it has been written.
-            counters.folded(unsafe { &(*parsed).packet }, outcome & outcome::CONTENDED != 0, aggregated);
-            return core::ptr::null_mut();
+            counters.folded(unsafe { &(*parsed).packet }, contended, aggregated);
+            return Err(if contended { NoSlot::Contended } else { NoSlot::Full });
         }
     }
     // SAFETY: the slot's tag is live, or was when it was found: until this program returns the entry is this flow's.
@@ -66,7 +70,7 @@ pub fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> *mut Entry {
             }
         }
     }
-    entry
+    Ok(entry)
 }
 
 /// What [`flowmeter_slot`] returns if there is none.
@@ -122,7 +126,7 @@ extern "C" fn flowmeter_fold(now: u64) -> u64 {
     // SAFETY: a value of a per-CPU map.
     let whole = unsafe { &mut (*parsed).packet };
     *whole = aggregate::of(whole);
-    let hash = whole.key.hash(config().hash_seed);
+    let hash = config().hash_keys.hash(&whole.key.to_words());
     let place = Place::of(hash, aggregate::BUCKETS);
     let outcome = open(&AGGREGATES, parsed, place, aggregate::OPENING, now, &aggregate::TIMEOUTS);
     if outcome & outcome::NO_SLOT != 0 {
@@ -171,10 +175,11 @@ fn open(
 /// How often the agent is told again that packets find no slot.
 const TELL_EVERY: u64 = 1 << 16;
 
-/// Tells the agent that packets find no slot, and says so in the log at each doubling of their number on this CPU.
+/// Tells the agent that the table is full, and says so in the log at each doubling of the number of packets that found no
+/// slot on this CPU. What other CPUs kept from its slot says nothing of how full the table is.
 #[inline(always)]
 pub fn report_full<C: aya_ebpf::EbpfContext>(ctx: &C, counters: &Counters, packets: u16) {
-    let folded = counters.folded_so_far();
+    let folded = counters.full_so_far();
     let before = folded.wrapping_sub(u64::from(packets));
     let doubled = folded ^ before > before;
     if doubled || folded / TELL_EVERY != before / TELL_EVERY {

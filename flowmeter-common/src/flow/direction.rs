@@ -144,8 +144,9 @@ pub struct Direction {
     pub hole_end: u32,
     /// Segments that fill a hole: late, or sent again after a loss before this point.
     pub out_of_order: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// Updates that began while another CPU was in the middle of one of this direction, and those right after. Packets and
+    /// bytes are exact all the same; other sums may lack some of these updates.
+    pub overlaps: u32,
 }
 
 const _: () = assert!(size_of::<Direction>() == 448, "a direction fills seven cache lines");
@@ -208,7 +209,7 @@ impl Direction {
         head_sizes: [0; HEAD],
         run_start: 0,
         earlier: 0,
-        reserved: 0,
+        overlaps: 0,
     };
 
     /// Time of the first packet, ns; 0 if there is none.
@@ -219,6 +220,12 @@ impl Direction {
     /// Packets with ACK, of a flow of this protocol: nearly all of TCP, so that the others are counted.
     pub fn acks(&self, protocol: u8) -> u64 {
         if protocol == protocol::TCP { self.packets.saturating_sub(self.no_ack) } else { 0 }
+    }
+
+    /// Packets that have been counted, but whose update has not come to its end.
+    #[inline(always)]
+    pub(super) const fn in_flight(&self) -> u64 {
+        (self.packets as u32).wrapping_sub(self.complete) as u64
     }
 
     /// True if it has shown all of these [`tcp_seen`] bits.
@@ -321,8 +328,8 @@ fn capped(length: u32) -> u16 {
     if length > u32::from(u16::MAX) { u16::MAX } else { length as u16 }
 }
 
-/// What [`Direction::complete`] holds after the packet with this number: 31 bits of it, never 0.
+/// What [`Direction::complete`] holds after so many packets: as much of their number as 32 bits hold.
 #[inline(always)]
 pub const fn completion(packets: u64) -> u32 {
-    (packets as u32) << 1 | 1
+    packets as u32
 }

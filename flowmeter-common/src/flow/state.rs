@@ -100,10 +100,17 @@ impl FlowState {
         let segments = u64::from(packet.segments);
         let before = add_exact(&mut own.packets, segments);
         let first = before == 0;
-        let flow_seen = !first || other.packets != 0;
+        // Not complete: another CPU is adding a packet of this direction (a socket that several threads send through), or
+        // one that was has lost against a third.
+        if own.complete != completion(before) {
+            own.overlaps = add_bit(own.overlaps, 1);
+        }
+        // Times are there once the first is no later than the last. A packet that another CPU is counting may have none yet.
+        let own_seen = own.first <= own.last;
         let flow_first = if own.first < other.first { own.first } else { other.first };
         let own_last = own.last;
         let flow_last = if own_last > other.last { own_last } else { other.last };
+        let flow_seen = flow_first <= flow_last;
         let now = if now < flow_last { flow_last } else { now };
 
         own.add_sizes(packet);
@@ -113,7 +120,7 @@ impl FlowState {
 
         if first {
             own.first = now;
-        } else {
+        } else if own_seen {
             own.gaps.add(now.wrapping_sub(own_last));
         }
         if flow_seen {
@@ -168,7 +175,9 @@ impl FlowState {
 
         let count = before.wrapping_add(segments);
         let total = count.wrapping_add(other.packets);
-        let previous = total.wrapping_sub(segments);
+        // What another CPU is adding to the other direction right now counts as not yet there: it sees this packet
+        // likewise, so that if both pass a checkpoint at once, it is told twice rather than never.
+        let previous = total.wrapping_sub(segments).wrapping_sub(other.in_flight());
         let updated = Updated {
             // The highest bit of `total` is above that of `previous` exactly if their difference in bits exceeds it.
             checkpoint: total >= FIRST_CHECKPOINT && total ^ previous > previous,

@@ -26,11 +26,17 @@ pub mod tcp_seen {
     pub const ESTABLISHED: u32 = 128;
     /// It was an RST of this direction that closed the connection.
     pub const CLOSED_BY_RESET: u32 = 256;
+    /// Data lies before the flow's SYN: the SYN was not the stream's own, and no RST of this direction can be believed.
+    pub const DOUBTFUL: u32 = 512;
 }
+
+/// Payload bytes up to which a sequence number before the SYN's can only be another stream's.
+const DOUBT_BELOW: u64 = 1 << 30;
 
 impl Direction {
     #[inline(always)]
     pub(super) fn add_tcp(&mut self, other: &Self, packet: &Packet, now: u64) {
+        let reset = packet.has(tcp_flags::RST) && self.accepts_reset(other, packet);
         self.add_sequence(packet);
         if packet.has(tcp_flags::ACK) {
             let ack = packet.acknowledgement;
@@ -48,7 +54,7 @@ impl Direction {
                 && other.has(tcp_seen::FIN | tcp_seen::ACK)
                 && !after(other.fin_end, self.highest_ack)
                 && !after(self.fin_end, other.highest_ack);
-            if finished || packet.has(tcp_flags::RST) {
+            if finished || reset {
                 self.closed_at = now;
                 // A reader that sees the bit must find the time.
                 compiler_fence(Ordering::Release);
@@ -92,6 +98,28 @@ impl Direction {
         }
     }
 
+    /// True if the receiver of this direction's packets takes the RST for one of the connection's (RFC 9293 section
+    /// 3.5.2, RFC 5961 section 3.2): its number is exactly the next that is expected, as this direction's packets or the
+    /// other's acknowledgements say; or it acknowledges the SYN that it refuses. Any other is answered with a challenge, and
+    /// closes nothing: whoever forges one does not end the flow. Where nothing is known nothing speaks against it.
+    #[inline(always)]
+    fn accepts_reset(&self, other: &Self, packet: &Packet) -> bool {
+        if self.has(tcp_seen::DOUBTFUL) {
+            return false;
+        }
+        if self.has(tcp_seen::SEQUENCE) && packet.sequence == self.next_sequence {
+            return true;
+        }
+        if other.has(tcp_seen::ACK) && packet.sequence == other.highest_ack {
+            return true;
+        }
+        if self.has(tcp_seen::SEQUENCE) || other.has(tcp_seen::ACK) {
+            return false;
+        }
+        !other.has(tcp_seen::SEQUENCE)
+            || packet.has(tcp_flags::ACK) && packet.acknowledgement == other.next_sequence
+    }
+
     /// Follows the sequence numbers (RFC 9293 section 3.4). One hole is remembered, the latest.
     #[inline(always)]
     fn add_sequence(&mut self, packet: &Packet) {
@@ -120,6 +148,14 @@ impl Direction {
         }
         if length == 0 {
             return;
+        }
+        // A stream of up to a gibibyte lies after its SYN, whatever the numbers wrap around.
+        if self.has(tcp_seen::SYN)
+            && syn == 0
+            && after(self.initial_sequence, start)
+            && self.payload_bytes < DOUBT_BELOW
+        {
+            self.tcp_seen |= tcp_seen::DOUBTFUL;
         }
         let next = self.next_sequence;
         if !after(next, start) {

@@ -13,6 +13,8 @@ pub(super) struct Layer {
     pub protocol: u8,
     /// True for a fragment after the first: no transport header follows.
     pub later_fragment: bool,
+    /// What the fragment does to the transport header.
+    pub split: Split,
     pub from: [u64; 2],
     pub to: [u64; 2],
     /// Where the transport header begins, in bytes from the frame's start.
@@ -23,15 +25,43 @@ pub(super) struct Layer {
     pub headers: u32,
 }
 
+/// Whether a fragment can hold the whole transport header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Split {
+    /// It is no fragment, or one that begins well after the header.
+    No,
+    /// The first fragment of several: it must hold the whole header.
+    First,
+    /// It begins eight bytes into what the first one carries: within a TCP header.
+    Within,
+}
+
+impl Split {
+    /// Of a fragment at this offset, in bytes.
+    #[inline(always)]
+    const fn of(offset: u32, more: bool) -> Self {
+        match offset {
+            0 if more => Self::First,
+            FRAGMENT_UNIT => Self::Within,
+            _ => Self::No,
+        }
+    }
+}
+
+/// Fragments begin at multiples of so many bytes.
+const FRAGMENT_UNIT: u32 = 8;
+
 /// Length in bytes of an IPv4 header without options.
 const IPV4_HEADER: u32 = 20;
 const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff;
+const IPV4_MORE_FRAGMENTS: u16 = 0x2000;
 
 /// Length in bytes of an IPv6 header.
 const IPV6_HEADER: u32 = 40;
 /// Extension headers followed: as many as RFC 8200 section 4.1 has kinds of, less the upper-layer header.
 const MAX_EXTENSIONS: usize = 6;
 const IPV6_FRAGMENT_OFFSET: u16 = 0xfff8;
+const IPV6_MORE_FRAGMENTS: u16 = 1;
 
 mod next_header {
     pub const HOP_BY_HOP: u8 = 0;
@@ -65,6 +95,22 @@ pub(super) fn read<F: Frame>(frame: &F, found: &Network) -> Result<Layer, Skip> 
     }
 }
 
+/// Sender and receiver of the IP packet, if its header is there and of the version announced, whatever follows it.
+#[inline(always)]
+pub(super) fn addresses<F: Frame>(frame: &F, found: &Network) -> Option<(u8, [u64; 2], [u64; 2])> {
+    match found.ethertype {
+        ethertype::IPV4 => {
+            let words: [u32; 5] = frame.read(found.offset)?;
+            (u32::from_be(words[0]) >> 28 == 4).then(|| (4, mapped_ipv4(words[3]), mapped_ipv4(words[4])))
+        }
+        ethertype::IPV6 => {
+            let fixed: [u32; 10] = frame.read(found.offset)?;
+            (u32::from_be(fixed[0]) >> 28 == 6).then(|| (6, address(&fixed, 2), address(&fixed, 6)))
+        }
+        _ => None,
+    }
+}
+
 /// Length of an authentication header whose length field is `field`: words of four bytes, less two (RFC 4302).
 #[inline(always)]
 const fn authentication_length(field: u8) -> usize {
@@ -82,7 +128,9 @@ fn read_v4<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip> {
     }
     let fragment = u32::from_be(words[1]) as u16;
     let size = bounded_size(frame, total, offset);
-    let later_fragment = fragment & IPV4_FRAGMENT_OFFSET != 0;
+    let place = u32::from(fragment & IPV4_FRAGMENT_OFFSET) * FRAGMENT_UNIT;
+    let later_fragment = place != 0;
+    let split = Split::of(place, fragment & IPV4_MORE_FRAGMENTS != 0);
     let mut protocol = (u32::from_be(words[2]) >> 16) as u8;
     let mut end = offset + headers as usize;
     if protocol == protocol::AUTHENTICATION && !later_fragment {
@@ -99,6 +147,7 @@ fn read_v4<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip> {
         version: 4,
         protocol,
         later_fragment,
+        split,
         from: mapped_ipv4(words[3]),
         to: mapped_ipv4(words[4]),
         offset: end,
@@ -123,6 +172,7 @@ fn read_v6<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip> {
     let size = bounded_size(frame, claimed, offset);
     let mut at = offset + IPV6_HEADER as usize;
     let mut later_fragment = false;
+    let mut split = Split::No;
     let mut followed = 0;
     #[expect(clippy::while_let_loop, reason = "which header follows and how long it is belong together")]
     loop {
@@ -135,11 +185,19 @@ fn read_v6<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip> {
             | next_header::SHIM6
             | protocol::AUTHENTICATION
             | next_header::FRAGMENT => {
+                if split == Split::First && at - offset >= size as usize {
+                    return Err(Skip::ShortFragment);
+                }
                 let [following, length]: [u8; 2] = frame.read(at).ok_or(Skip::TruncatedIpv6)?;
                 let length = match next {
                     next_header::FRAGMENT => {
                         let place: u16 = frame.read(at + 2).ok_or(Skip::TruncatedIpv6)?;
-                        later_fragment = u16::from_be(place) & IPV6_FRAGMENT_OFFSET != 0;
+                        let place = u16::from_be(place);
+                        later_fragment = place & IPV6_FRAGMENT_OFFSET != 0;
+                        split = Split::of(
+                            u32::from(place & IPV6_FRAGMENT_OFFSET),
+                            place & IPV6_MORE_FRAGMENTS != 0,
+                        );
                         8
                     }
                     protocol::AUTHENTICATION => authentication_length(length),
@@ -161,12 +219,13 @@ fn read_v6<F: Frame>(frame: &F, offset: usize) -> Result<Layer, Skip> {
     }
     let headers = (at - offset) as u32;
     if size < headers {
-        return Err(Skip::TruncatedIpv6);
+        return Err(if split == Split::First { Skip::ShortFragment } else { Skip::TruncatedIpv6 });
     }
     Ok(Layer {
         version: 6,
         protocol: next,
         later_fragment,
+        split,
         from: address(&fixed, 2),
         to: address(&fixed, 6),
         offset: at,

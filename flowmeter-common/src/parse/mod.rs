@@ -17,7 +17,7 @@ mod tunnel;
 use self::ethertype::Network;
 use crate::counter::Skip;
 use crate::frame::Frame;
-use crate::key::FlowKey;
+use crate::key::{FlowKey, kind};
 use crate::packet::Packet;
 
 /// How deep to look.
@@ -44,6 +44,16 @@ pub fn parse_ethernet<F: Frame>(frame: &F, interface: u32, look: ParseOptions) -
 /// The reason why the packet cannot be counted in a flow.
 pub fn parse_link<F: Frame>(frame: &F, link_type: u32, look: ParseOptions) -> Result<Packet, Skip> {
     network(frame, link::read(frame, link_type)?, 0, look)
+}
+
+/// The address pair of an Ethernet frame with an IP header, as the key of a packet without ports: what the lists are asked
+/// about where nothing more can be parsed.
+#[inline(always)]
+pub fn address_pair<F: Frame>(frame: &F) -> Option<FlowKey> {
+    let (ip_version, from, to) = ip::addresses(frame, &ethernet::read(frame, 0).ok()?)?;
+    let mut key = FlowKey { ip_version, kind: kind::FRAGMENT, ..FlowKey::default() };
+    key.set_endpoints(from, 0, to, 0);
+    Some(key)
 }
 
 /// Where the network header of a captured frame is (bytes from its start), and its EtherType.

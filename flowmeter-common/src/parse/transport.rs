@@ -1,6 +1,6 @@
 //! TCP, UDP, SCTP and ICMP headers; every other protocol is a flow without ports.
 
-use super::ip::Layer;
+use super::ip::{Layer, Split};
 use crate::counter::Skip;
 use crate::frame::Frame;
 use crate::key::kind;
@@ -22,7 +22,12 @@ pub(super) fn read<F: Frame>(frame: &F, layer: &Layer, packet: &mut Packet) -> R
     let (mut from_port, mut to_port) = (0, 0);
     let mut header = 0;
     if layer.later_fragment {
+        if layer.protocol == protocol::TCP && layer.split == Split::Within {
+            return Err(Skip::ShortFragment);
+        }
         packet.key.kind = kind::FRAGMENT;
+    } else if layer.split == Split::First && body < least(layer.protocol) {
+        return Err(Skip::ShortFragment);
     } else {
         match layer.protocol {
             protocol::TCP => {
@@ -31,6 +36,9 @@ pub(super) fn read<F: Frame>(frame: &F, layer: &Layer, packet: &mut Packet) -> R
                 header = (control >> 28) * 4;
                 if body < TCP_HEADER {
                     return Err(Skip::ShortTransport);
+                }
+                if header > body && layer.split == Split::First {
+                    return Err(Skip::ShortFragment);
                 }
                 if header < TCP_HEADER || header > body {
                     return Err(Skip::BadTcp);
@@ -66,6 +74,18 @@ pub(super) fn read<F: Frame>(frame: &F, layer: &Layer, packet: &mut Packet) -> R
     packet.payload = body - header;
     packet.direction = packet.key.set_endpoints(layer.from, from_port, layer.to, to_port);
     Ok(())
+}
+
+/// Length of the shortest transport header of this protocol.
+#[inline(always)]
+const fn least(protocol: u8) -> u32 {
+    match protocol {
+        protocol::TCP => TCP_HEADER,
+        protocol::UDP => UDP_HEADER,
+        protocol::SCTP => SCTP_HEADER,
+        protocol::ICMP | protocol::ICMPV6 => ICMP_HEADER,
+        _ => 0,
+    }
 }
 
 #[inline(always)]

@@ -2,6 +2,7 @@
 
 use super::lists::listed;
 use super::mark;
+use crate::counter::Skip;
 
 /// Packets of a flow from which on a verdict is a later one: those of the second checkpoint.
 pub const LATER_PACKETS: u64 = 16;
@@ -63,10 +64,12 @@ pub enum Cause {
     MaliciousFirst = 11,
     /// Malicious since a later one.
     MaliciousLater = 12,
+    /// A fragment too short to be judged, see [`Skip::ShortFragment`](crate::counter::Skip::ShortFragment).
+    ShortFragment = 13,
 }
 
 /// Number of [`Cause`]s.
-pub const CAUSES: usize = 13;
+pub const CAUSES: usize = 14;
 
 impl Cause {
     /// All causes, in the order of their numbers.
@@ -84,6 +87,7 @@ impl Cause {
         Self::UnknownLater,
         Self::MaliciousFirst,
         Self::MaliciousLater,
+        Self::ShortFragment,
     ];
 
     /// Name as it stands in the log.
@@ -102,6 +106,7 @@ impl Cause {
             Self::UnknownLater => "unknown@later",
             Self::MaliciousFirst => "malicious@first",
             Self::MaliciousLater => "malicious@later",
+            Self::ShortFragment => "short_fragment",
         }
     }
 
@@ -134,6 +139,8 @@ pub mod seen {
     pub const FOLDED: u32 = 1;
     /// It belongs to none.
     pub const SKIPPED: u32 = 2;
+    /// It is a fragment too short to belong to one.
+    pub const SHORT_FRAGMENT: u32 = 3;
 }
 
 /// A packet as the decision sees it, in one number so that it can be handed to a BPF function: one of [`seen`] in the
@@ -153,6 +160,21 @@ impl Seen {
     /// A packet of no flow.
     pub const SKIPPED: Self = Self((seen::SKIPPED as u64) << 32);
 
+    /// A fragment too short to belong to a flow.
+    pub const SHORT_FRAGMENT: Self = Self((seen::SHORT_FRAGMENT as u64) << 32);
+
+    /// A packet of no flow, for the reason with this number of [`Skip`].
+    #[inline(always)]
+    pub const fn skipped(reason: u32) -> Self {
+        if reason == Skip::ShortFragment as u32 { Self::SHORT_FRAGMENT } else { Self::SKIPPED }
+    }
+
+    /// True if it belongs to no flow, so that its length is not known.
+    #[inline(always)]
+    pub const fn is_skipped(self) -> bool {
+        (self.0 >> 32) as u32 >= seen::SKIPPED
+    }
+
     /// What decides, if the heartbeat is `fresh` and the lists say `listed`.
     #[inline(always)]
     pub const fn cause(self, fresh: bool, listed: u32) -> Cause {
@@ -160,14 +182,15 @@ impl Seen {
             return Cause::Stale;
         }
         let what = (self.0 >> 32) as u32;
-        if what == seen::SKIPPED {
-            return Cause::Skipped;
-        }
         match listed {
             listed::ALLOW => Cause::Allowed,
             listed::DENY => Cause::Denied,
-            _ if what == seen::FLOW => Cause::of_mark(self.0 as u32),
-            _ => Cause::Folded,
+            _ => match what {
+                seen::FLOW => Cause::of_mark(self.0 as u32),
+                seen::FOLDED => Cause::Folded,
+                seen::SHORT_FRAGMENT => Cause::ShortFragment,
+                _ => Cause::Skipped,
+            },
         }
     }
 }

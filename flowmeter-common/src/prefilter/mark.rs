@@ -45,13 +45,20 @@ pub const fn reopened(word: u32) -> u32 {
     (word & !BITS).wrapping_add(BITS + 1)
 }
 
+/// The mark that a flow begins with which a packet has opened by ending the one with this word: once malicious, a
+/// conversation stays so until it is judged anew, however often it seems to begin again.
+#[inline(always)]
+pub const fn inherited(word: u32) -> u32 {
+    if verdict(word) == MALICIOUS { word & BITS } else { NONE }
+}
+
 /// The word of the same flow with another mark.
 pub const fn changed(word: u32, mark: u32) -> u32 {
     word & !BITS | mark & BITS
 }
 
 /// A flow's word in shared memory: written by who opens the entry, and from then on by the agent alone.
-pub trait Word {
+pub trait MarkWord {
     /// Reads it.
     fn load(&self) -> u32;
     /// Replaces `current` by `new`; false if the word was something else.
@@ -59,7 +66,7 @@ pub trait Word {
 }
 
 /// Marks the flow whose word was `seen`, some time ago, if it is still the one in the entry; false if it is not.
-pub fn give<W: Word>(word: &W, seen: u32, mark: u32) -> bool {
+pub fn give<W: MarkWord>(word: &W, seen: u32, mark: u32) -> bool {
     loop {
         let present = word.load();
         if (present ^ seen) & !BITS != 0 {

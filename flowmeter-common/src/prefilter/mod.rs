@@ -69,7 +69,10 @@ mod tests {
         let malicious = Seen::flow(mark::MALICIOUS);
         assert_eq!(malicious.cause(true, listed::ALLOW), Cause::Allowed);
         assert_eq!(Seen::FOLDED.cause(true, listed::DENY), Cause::Denied);
-        assert_eq!(Seen::SKIPPED.cause(true, listed::DENY), Cause::Skipped);
+        assert_eq!(Seen::SKIPPED.cause(true, listed::DENY), Cause::Denied, "whatever follows the IP header");
+        assert_eq!(Seen::SKIPPED.cause(true, listed::NONE), Cause::Skipped);
+        assert_eq!(Seen::SHORT_FRAGMENT.cause(true, listed::ALLOW), Cause::Allowed);
+        assert_eq!(Seen::SHORT_FRAGMENT.cause(true, listed::NONE), Cause::ShortFragment);
         assert_eq!(malicious.cause(true, 77), Cause::MaliciousFirst, "what is no list says nothing");
         assert_eq!(which_list(listed::NONE, listed::DENY, listed::NONE, listed::ALLOW), listed::ALLOW);
         assert_eq!(which_list(listed::DENY, listed::ALLOW, listed::NONE, listed::NONE), listed::DENY);

@@ -15,9 +15,6 @@ pub enum NoSlot {
     Contended,
 }
 
-/// How often a claim that met a rival is tried again. A rival is done after a few hundred instructions.
-pub(super) const ATTEMPTS: u32 = 3;
-
 /// Bits of an entry's number; above them the word counts its changes: it would take 2^37 of them between a look and
 /// an exchange to mistake one word for another.
 const NUMBER: u64 = tag::MAX_ENTRIES as u64;
@@ -45,7 +42,8 @@ const fn link(entry: u32, next: u32) -> u64 {
     (next as u64).wrapping_sub(entry as u64 + 1)
 }
 
-/// Takes the first of the free entries, as many as there is room for.
+/// Takes the first of the free entries: as many as there is room for; fewer each time that others were faster, down to one.
+/// Of one entry only one link is read, so that who gives many back at once does not keep others from taking any.
 ///
 /// # Errors
 /// There are none, or others kept taking them.
@@ -55,10 +53,12 @@ pub(super) fn refill<M: Memory>(memory: &M, magazine: &mut Magazine) -> Result<(
         return Err(NoSlot::Full);
     };
     let mut attempt = 0;
-    while attempt < ATTEMPTS {
+    let mut most = Magazine::MAX;
+    while attempt < M::LOOKS {
         let word = head.load();
         let (mut entry, mut taken) = (first(word), 0);
-        while taken < Magazine::MAX {
+        // The second bound is for the compiler, which sees no other.
+        while taken < most && taken < Magazine::MAX {
             // Links that change meanwhile may lead anywhere; then the exchange fails.
             let Some(link) = memory.free_word(entry + 1) else {
                 break;
@@ -73,6 +73,9 @@ pub(super) fn refill<M: Memory>(memory: &M, magazine: &mut Magazine) -> Result<(
         if head.compare_exchange(word, leading_to(word, entry)) {
             magazine.count = taken.into();
             return Ok(());
+        }
+        if most > 1 {
+            most /= 4;
         }
         attempt += 1;
     }

@@ -16,6 +16,16 @@ pub trait Memory {
     fn entry(&self, number: u32) -> Option<*mut Entry>;
     /// Word 0 leads to the first free entry, word 1 + n from entry n to the next; `None` only if there is no such entry.
     fn free_word(&self, index: u32) -> Option<&Self::Word>;
+    /// How often the list of free entries is looked at when others have changed it meanwhile.
+    const LOOKS: u32 = 8;
+    /// How often a CPU looks whether another has settled its claim, before it gives up. Few, since the kernel's verifier walks
+    /// through each look.
+    const PATIENCE: u32 = 32;
+    /// Told each time that it has not; lets some time pass.
+    #[inline(always)]
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
     /// Told that this packet will most likely be added to the entry, so that its cache lines can be
     /// fetched at once, and not one after the other as they are come upon.
     #[inline(always)]

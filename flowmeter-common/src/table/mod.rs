@@ -31,8 +31,11 @@
 //!   has followed links that have changed since fails to exchange it (Treiber's stack). A CPU takes several at once and keeps
 //!   them for itself: the word is exchanged once for many flows, and CPUs seldom meet at it.
 //! - Two CPUs that open one flow at once both claim, then look whether the other did. With compare-exchange a full
-//!   barrier between a claim and that look, at least one sees the other; who sees another gives its claim up and
-//!   tries again. If both do so, time and again, the packet is folded and counted: never two flows for one key.
+//!   barrier between a claim and that look, at least one sees the other. The claim in the lower slot stands: who is in the
+//!   higher one withdraws and finds the other's flow; who is in the lower one waits until the other has withdrawn, or has
+//!   published because it had looked too early to see anything, and then gives way. Never two flows for one key, and
+//!   always one. If a CPU stands still in the middle, the other gives up after a while, and its packet is folded and
+//!   counted as contended.
 //!
 //! # Processors that reorder
 //!

@@ -41,6 +41,7 @@ use crate::config::{Format, LiveConfig, Mode};
 use crate::context::{Context, Surroundings};
 use crate::kernel::{
     self, Counters, Heartbeat, Kernel, Loaded, SharedTable, TableSize, find_inspector, random_seed,
+    refuse_stacked,
 };
 use crate::pipeline::Pipeline;
 use crate::prefilter::{Marker, Policy};
@@ -84,6 +85,11 @@ struct Parts {
 fn build(config: &LiveConfig) -> Result<Parts> {
     kernel::require()?;
     let inspector = config.prefilter.inspector.as_deref().map(find_inspector).transpose()?;
+    if config.prefilter.mode == Mode::Mirror
+        && let Some(name) = &config.prefilter.inspector
+    {
+        refuse_stacked(name, &config.interfaces)?;
+    }
     let policy = Policy::new(&config.prefilter, inspector);
     let Loaded { kernel, table, aggregates, ring, counters, heartbeat, lists, adopted } =
         Kernel::load(config, &policy)?;

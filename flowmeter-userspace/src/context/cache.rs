@@ -58,11 +58,11 @@ impl Group {
     }
 }
 
-/// Places for groups whose hashes name the same set.
+/// Places for groups whose names lead to the same set.
 #[derive(Default)]
 struct Set {
-    /// Hashes of the groups, 0 where there is none.
-    names: [u64; WAYS],
+    /// Names of the groups, 0 where there is none. Of 128 bits: two groups that share one are one.
+    names: [u128; WAYS],
     groups: [Group; WAYS],
 }
 
@@ -89,10 +89,10 @@ impl GroupCache {
         self.pushed_out
     }
 
-    /// The group with this hash, as it stands at `now`; a new one if there is none.
-    pub fn at(&mut self, hash: u64, now: u64) -> &mut Group {
-        let name = hash.max(1);
-        let index = (hash >> 32) as usize & (self.sets.len() - 1);
+    /// The group with this name, as it stands at `now`; a new one if there is none.
+    pub fn at(&mut self, name: u128, now: u64) -> &mut Group {
+        let name = name.max(1);
+        let index = (name >> 96) as usize & (self.sets.len() - 1);
         let Set { names, groups } = &mut **self.sets[index].get_or_insert_default();
         let known = names.iter().position(|&present| present == name);
         let way = known.or_else(|| names.iter().position(|&present| present == 0)).unwrap_or_else(|| {
@@ -127,13 +127,16 @@ mod tests {
         let mut groups = GroupCache::with_room(1024);
         let size = groups.sets.len();
         for i in 0..100 {
-            groups.at(0x1234_5678_9abc_def0, i * SECOND).flows.add(1);
+            groups.at(0x1234_5678_9abc_def0_1234_5678_9abc_def0, i * SECOND).flows.add(1);
         }
         for i in 1..=1_000_000_u64 {
             let hash = i.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            groups.at(hash, 100 * SECOND + i * 1000).flows.add(1);
+            groups.at(u128::from(hash) << 64, 100 * SECOND + i * 1000).flows.add(1);
         }
-        assert_eq!(groups.at(0x1234_5678_9abc_def0, 101 * SECOND).flows.values()[2], 100.0);
+        assert_eq!(
+            groups.at(0x1234_5678_9abc_def0_1234_5678_9abc_def0, 101 * SECOND).flows.values()[2],
+            100.0
+        );
         assert_eq!(groups.sets.len(), size);
         assert!(groups.pushed_out() > 900_000, "what gave way is counted: {}", groups.pushed_out());
     }
@@ -142,9 +145,9 @@ mod tests {
     fn what_is_forgotten_gives_way_without_being_counted() {
         let mut groups = GroupCache::with_room(8);
         for i in 1..=8 {
-            groups.at(i, 0).flows.add(5);
+            groups.at(i << 96, 0).flows.add(5);
         }
-        groups.at(9, 700 * SECOND).flows.add(1);
+        groups.at(9 << 96, 700 * SECOND).flows.add(1);
         assert_eq!(groups.pushed_out(), 0);
     }
 }

@@ -14,6 +14,7 @@ pub mod pair_profile;
 pub mod window;
 
 use flowmeter_common::flow::{Entry, tcp_seen};
+use flowmeter_common::hash::NameKeys;
 use flowmeter_common::key::{FlowKey, kind};
 use flowmeter_common::packet::protocol;
 
@@ -127,15 +128,15 @@ impl Surroundings {
 
 /// The groups that flows belong to.
 pub struct Context {
-    /// Keys the groups' hashes, so that an attacker cannot choose addresses that share a set.
-    seed: u64,
+    /// Secrets of the groups' names, so that an attacker cannot choose addresses that share a set or a group.
+    keys: NameKeys,
     tables: [GroupCache; GROUPINGS],
 }
 
 impl Context {
     /// Nothing known yet.
     pub fn new(seed: u64) -> Self {
-        Self { seed, tables: ALL.map(|_| GroupCache::with_room(ROOM)) }
+        Self { keys: NameKeys::expand(seed), tables: ALL.map(|_| GroupCache::with_room(ROOM)) }
     }
 
     /// Memory that it takes at most, in bytes.
@@ -154,10 +155,10 @@ impl Context {
         if ends.to_group {
             return;
         }
-        let (source, destination) = (ends.value(self.seed, 0), ends.value(self.seed, 1));
-        let port = ends.port_value(self.seed);
+        let (source, destination) = (ends.value(&self.keys, 0), ends.value(&self.keys, 1));
+        let port = ends.port_value(&self.keys);
         for by in ALL {
-            let group = self.tables[by as usize].at(ends.hash(by, self.seed), now);
+            let group = self.tables[by as usize].at(ends.name(by, &self.keys), now);
             group.flows.add(1);
             match by {
                 By::Source => {
@@ -186,7 +187,7 @@ impl Context {
         }
         let outcome = Outcome::of(entry);
         for by in ALL {
-            let group = self.tables[by as usize].at(ends.hash(by, self.seed), now);
+            let group = self.tables[by as usize].at(ends.name(by, &self.keys), now);
             group.ended.add(1);
             group.bytes.add(entry.state.bytes());
             if outcome.unanswered {
@@ -209,7 +210,7 @@ impl Context {
         let ends = Ends::of(entry);
         let mut found = Surroundings::NONE;
         for by in ALL {
-            let group = self.tables[by as usize].at(ends.hash(by, self.seed), now);
+            let group = self.tables[by as usize].at(ends.name(by, &self.keys), now);
             found.groups[by as usize] = GroupView::of(group);
             if by == By::Pair {
                 found.start_gap = group.rhythm.mean();
@@ -276,9 +277,9 @@ impl Ends {
         }
     }
 
-    /// The hash of the flow's group: that of the flow's key without the fields in which flows of the group may differ.
+    /// The name of the flow's group: that of the flow's key without the fields in which flows of the group may differ.
     /// VLANs, tunnels and interfaces stay in it: behind another one, the same address is another host.
-    fn hash(&self, by: By, seed: u64) -> u64 {
+    fn name(&self, by: By, keys: &NameKeys) -> u128 {
         let [source, destination] = self.addresses;
         let (a_address, b_address, port) = match by {
             By::Source => (source, [0; 2], false),
@@ -296,16 +297,16 @@ impl Ends {
             kind: by as u8,
             ..self.key
         };
-        key.hash(seed)
+        keys.name(key.words())
     }
 
     /// A value for the source's (0) or the destination's (1) address.
-    fn value(&self, seed: u64, end: usize) -> u64 {
-        FlowKey { a_address: self.addresses[end], ..FlowKey::default() }.hash(seed)
+    fn value(&self, keys: &NameKeys, end: usize) -> u64 {
+        keys.hash(FlowKey { a_address: self.addresses[end], ..FlowKey::default() }.words())
     }
 
     /// A value for protocol and port.
-    fn port_value(&self, seed: u64) -> u64 {
-        FlowKey { a_port: self.port, protocol: self.key.protocol, ..FlowKey::default() }.hash(seed)
+    fn port_value(&self, keys: &NameKeys) -> u64 {
+        keys.hash(FlowKey { a_port: self.port, protocol: self.key.protocol, ..FlowKey::default() }.words())
     }
 }

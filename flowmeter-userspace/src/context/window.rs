@@ -186,6 +186,8 @@ fn estimate<const N: usize>(bits: &[u64; N]) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use flowmeter_common::hash::HashKeys;
+
     use super::*;
 
     /// Lets the time of a tally pass from one time to another, in seconds.
@@ -232,7 +234,7 @@ mod tests {
         {
             let mut distinct = Distinct::default();
             for value in 0..count {
-                let hash = flowmeter_common::key::hash_words(&[value, 0, 0, 0, 0, 0, 0], 7);
+                let hash = HashKeys::expand(7).hash(&[value, 0, 0, 0, 0, 0, 0]);
                 // Seen again, a value is not another one.
                 distinct.add(hash);
                 distinct.add(hash);

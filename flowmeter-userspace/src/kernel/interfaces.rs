@@ -1,6 +1,7 @@
 //! Network interfaces by name and number, and the counter slot that each gets.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use flowmeter_common::config::{MAX_INTERFACES, counter_slot};
@@ -39,6 +40,47 @@ pub fn find_inspector(name: &str) -> Result<u32> {
     interface_index(name).with_context(|| format!("there is no interface {name} for the inspector"))
 }
 
+/// Refuses an inspector whose packets leave through an interface that is watched: each copy would be seen there again.
+///
+/// # Errors
+/// It sits on one of them, itself or with others between.
+pub fn refuse_stacked(inspector: &str, watched: &[String]) -> Result<()> {
+    let (mut found, mut next) = (vec![inspector.to_owned()], 0);
+    while let Some(upper) = found.get(next).cloned() {
+        for lower in below(&upper) {
+            if watched.contains(&lower) {
+                bail!(
+                    "the inspector {inspector} sends through {lower}, which is watched, so that each copy would be seen \
+                     there again; give an inspector on another interface"
+                );
+            }
+            if !found.contains(&lower) {
+                found.push(lower);
+            }
+        }
+        next += 1;
+    }
+    Ok(())
+}
+
+/// The interfaces that one of this name sits on: what a VLAN, a bond or a bridge is made of, and what a tunnel is bound to.
+fn below(name: &str) -> Vec<String> {
+    let folder = Path::new("/sys/class/net").join(name);
+    let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap_or_default();
+    let files = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    let mut lower: Vec<String> = files
+        .filter_map(|file| Some(file.file_name().to_str()?.strip_prefix("lower_")?.to_owned()))
+        .collect();
+    // A veth names its peer there, by its number in the peer's namespace; it has no device type.
+    if read("uevent").lines().any(|line| line.starts_with("DEVTYPE="))
+        && let Ok(link) = read("iflink").trim().parse::<u32>()
+        && interface_index(name) != Some(link)
+    {
+        lower.extend(names().into_iter().filter(|other| interface_index(other) == Some(link)));
+    }
+    lower
+}
+
 /// The interfaces of these names.
 ///
 /// # Errors
@@ -63,11 +105,16 @@ pub(super) fn find(names: &[String]) -> Result<Vec<Interface>> {
 }
 
 fn known_interfaces() -> String {
+    names().join(", ")
+}
+
+/// Names of all interfaces, sorted.
+fn names() -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir("/sys/class/net")
         .map(|entries| entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect())
         .unwrap_or_default();
     names.sort();
-    names.join(", ")
+    names
 }
 
 /// An odd number that gives each interface a counter slot of its own.

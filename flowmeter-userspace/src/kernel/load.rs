@@ -13,7 +13,7 @@ use super::interfaces::{self, Interface};
 use super::pins::{MAPS, Pins};
 use super::prefilter::PrefilterMaps;
 use super::programs::{Programs, tc_program, xdp_program};
-use super::random::random_seed;
+use super::random::random_keys;
 use super::{Counters, Heartbeat, ListMaps, Ring, SharedTable, TableSize};
 use crate::config::LiveConfig;
 use crate::prefilter::Policy;
@@ -63,12 +63,12 @@ impl Kernel {
         let size = TableSize::for_flows(config.max_flows)?;
         let mut settings = KernelConfig {
             timeouts: config.timeouts,
-            hash_seed: random_seed()?,
+            hash_keys: random_keys()?,
             buckets: size.buckets(),
             interface_multiplier: interfaces::find_multiplier(&interfaces)?,
             events_opened: 0,
             tunnels: config.parse.tunnels.into(),
-            reserved: 0,
+            interruptible: super::probe::interruptible().into(),
         };
         let pins = config.pin.as_deref().map(Pins::open).transpose()?;
         let adopted = match &pins {

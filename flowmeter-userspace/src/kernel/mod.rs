@@ -5,6 +5,7 @@
 mod attach;
 pub mod clock;
 mod counters;
+mod grace;
 mod interfaces;
 mod load;
 mod pins;
@@ -17,7 +18,7 @@ mod table;
 
 pub use attach::Attachment;
 pub use counters::Counters;
-pub use interfaces::{Interface, find_inspector, interface_index};
+pub use interfaces::{Interface, find_inspector, interface_index, refuse_stacked};
 pub use load::{Kernel, Loaded};
 pub use prefilter::{Heartbeat, ListMaps, PrefilterMaps};
 pub use probe::{Check, checks, require};

@@ -76,7 +76,7 @@ impl Pins {
     }
 
     /// Takes over the settings that the agent before has left, if they are those that are `wanted` but for the hash's
-    /// seed; otherwise leaves these for the next. Says whether they were taken over.
+    /// secrets; otherwise leaves these for the next. Says whether they were taken over.
     ///
     /// # Errors
     /// They are others.
@@ -85,7 +85,7 @@ impl Pins {
         if path.exists() {
             let map = Map::from_map_data(MapData::from_pin(&path)?)?;
             let left = Array::<_, KernelConfig>::try_from(map)?.get(&0, 0)?;
-            wanted.hash_seed = left.hash_seed;
+            wanted.hash_keys = left.hash_keys;
             ensure!(
                 *wanted == left,
                 "{0} was left by an agent with other settings (interfaces, --max-flows, timeouts, --tunnels): start with the \

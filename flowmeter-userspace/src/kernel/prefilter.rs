@@ -12,7 +12,8 @@ use aya::maps::{MapData, PerCpuArray};
 use flowmeter_common::config::MAX_INTERFACES;
 use flowmeter_common::prefilter::{Action, Control, ListKey, MAX_RULES, PrefilterConfig, PrefilterCounters};
 
-use super::table::{Mapping, grace_period};
+use super::grace;
+use super::table::Mapping;
 use crate::prefilter::lists::Rule;
 
 /// Bytes of a page, which is the least that can be mapped.
@@ -76,7 +77,7 @@ impl ListMaps {
         let next = if heartbeat.lists().load(Ordering::Acquire) == 1 { 2 } else { 1 };
         let trie = &mut self.tries[next as usize - 1];
         // Programs that began while it was in force have come to their end, long ago as a rule.
-        grace_period()?;
+        grace::period()?;
         let old: Vec<_> = trie.keys().collect::<Result<_, _>>().context("cannot read the old lists")?;
         for key in old {
             trie.remove(&key).context("cannot clear the old lists")?;

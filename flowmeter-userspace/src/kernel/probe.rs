@@ -1,7 +1,8 @@
 //! What the machine must offer before anything is attached, each with what to do if it does not.
 
 use anyhow::{Result, bail};
-use rustix::thread::{MembarrierCommand, membarrier_query};
+
+use super::grace;
 
 /// Oldest kernel that has all that the programs use: XDP with fragments and its length helper came with 5.18.
 const OLDEST_KERNEL: (u32, u32) = (5, 18);
@@ -26,7 +27,8 @@ pub fn checks() -> Vec<Check> {
     vec![
         Check { subject: "kernel", finding: kernel(&read("/proc/sys/kernel/osrelease")) },
         Check { subject: "capabilities", finding: capabilities(&read("/proc/self/status")) },
-        Check { subject: "membarrier", finding: membarrier() },
+        Check { subject: "grace period", finding: grace_period() },
+        Check { subject: "preemption", finding: Ok(preemption().to_owned()) },
     ]
 }
 
@@ -41,6 +43,17 @@ pub fn require() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// True if kernel programs can interrupt each other on one CPU: on kernels built with PREEMPT_RT. The programs look for it
+/// then, and what meets another is counted as skipped, as `busy`.
+pub fn interruptible() -> bool {
+    is_real_time(&read("/sys/kernel/realtime"), &read("/proc/sys/kernel/version"))
+}
+
+/// `flag` is the file that real-time kernels have, `version` what `uname -v` prints.
+fn is_real_time(flag: &str, version: &str) -> bool {
+    flag.trim() == "1" || version.split_whitespace().any(|word| matches!(word, "PREEMPT_RT" | "RT"))
 }
 
 /// What cannot be read says nothing, and is judged like what is missing.
@@ -86,19 +99,36 @@ fn capabilities(status: &str) -> Result<String, String> {
     ))
 }
 
-/// The table's grace period rests on it.
-fn membarrier() -> Result<String, String> {
-    if membarrier_query().contains_command(MembarrierCommand::Global) {
-        return Ok("global barriers".to_owned());
+/// Flows are taken out of the table only when no kernel program can write them any more.
+fn grace_period() -> Result<String, String> {
+    match grace::require() {
+        Ok(()) => Ok("running kernel programs can be waited for".to_owned()),
+        Err(error) => Err(format!(
+            "{error}; live metering cannot take flows out of the table safely without it (it needs CAP_BPF)"
+        )),
     }
-    Err("this kernel offers no global membarrier (kernels started with nohz_full do not); \
-         live metering cannot take flows out of the table safely without it"
-        .to_owned())
+}
+
+/// What the kernel does with programs that are running.
+fn preemption() -> &'static str {
+    if interruptible() {
+        "real-time kernel: programs may interrupt each other; packets of those that do are skipped as busy"
+    } else {
+        "programs run to their end on their CPU"
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn real_time_kernels_are_told_from_others() {
+        assert!(is_real_time("1\n", ""));
+        assert!(is_real_time("", "#1 SMP PREEMPT_RT Debian 6.1.99-1 (2024-07-15)\n"));
+        assert!(!is_real_time("", "#1 SMP PREEMPT_DYNAMIC Debian 6.12.6-1\n"));
+        assert!(!is_real_time("0\n", "#1 SMP"));
+    }
 
     #[test]
     fn kernels_older_than_the_programs_need_are_refused_with_what_is_needed() {

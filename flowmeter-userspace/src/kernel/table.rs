@@ -14,8 +14,8 @@ use flowmeter_common::flow::{Direction, Entry, completion};
 use flowmeter_common::prefilter::mark;
 use flowmeter_common::table::{Buckets, Magazine, Memory, WAYS, Word, state, tag};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use rustix::thread::{MembarrierCommand, membarrier};
 
+use super::grace;
 use crate::config::MAX_FLOWS;
 
 /// Sizes of the table.
@@ -111,7 +111,7 @@ impl Word for SharedTag {
 /// A mark in shared memory.
 struct SharedMark<'a>(&'a AtomicU32);
 
-impl mark::Word for SharedMark<'_> {
+impl mark::MarkWord for SharedMark<'_> {
     fn load(&self) -> u32 {
         self.0.load(Ordering::Acquire)
     }
@@ -190,8 +190,7 @@ impl SharedTable {
             };
             let [a, b] = &copy.state.directions;
             let whole = |direction: &Direction, complete: u32| {
-                direction.complete == complete
-                    && (direction.packets == 0 && complete == 0 || completion(direction.packets) == complete)
+                direction.complete == complete && completion(direction.packets) == complete
             };
             tries += 1;
             if before == after && whole(a, before[0]) && whole(b, before[1]) {
@@ -236,15 +235,9 @@ impl SharedTable {
     /// # Errors
     /// If the kernel refuses; [`super::require`] has checked that it does not.
     pub fn grace_period(&self) -> Result<()> {
-        grace_period()
+        compiler_fence(Ordering::SeqCst);
+        grace::period()
     }
-}
-
-/// See [`SharedTable::grace_period`].
-pub(super) fn grace_period() -> Result<()> {
-    compiler_fence(Ordering::SeqCst);
-    // A global membarrier waits for a scheduler-RCU grace period; XDP and TC programs run inside of one.
-    membarrier(MembarrierCommand::Global).context("membarrier failed")
 }
 
 /// `complete` of both directions.

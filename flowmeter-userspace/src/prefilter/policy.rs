@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use flowmeter_common::hash::HashKeys;
 use flowmeter_common::prefilter::{Action, CAUSES, Cause, LATER_PACKETS, PrefilterConfig, mark};
 
 use crate::config::{Mode, PrefilterSettings};
@@ -11,7 +12,8 @@ use crate::record::FlowRecord;
 /// What is done for a cause in a mode unless it is told otherwise.
 fn usual(mode: Mode, cause: Cause) -> Action {
     let benign = matches!(cause, Cause::Allowed | Cause::BenignFirst | Cause::BenignLater);
-    let malicious = matches!(cause, Cause::Denied | Cause::MaliciousFirst | Cause::MaliciousLater);
+    let malicious =
+        matches!(cause, Cause::Denied | Cause::ShortFragment | Cause::MaliciousFirst | Cause::MaliciousLater);
     match mode {
         _ if cause == Cause::Stale => Action::Pass,
         Mode::Mirror if !benign => Action::Clone,
@@ -102,6 +104,7 @@ impl Policy {
                 Cause::UnknownLater => "unknown at a later one",
                 Cause::MaliciousFirst => "malicious at its first checkpoint",
                 Cause::MaliciousLater => "malicious at a later one",
+                Cause::ShortFragment => "a fragment too short for its transport header",
             };
             format!("  {what}: {}", does(self.actions[cause as usize]))
         }));
@@ -114,14 +117,14 @@ impl Policy {
 pub struct Marker {
     /// One flow in so many is audited.
     audit: Option<NonZeroU32>,
-    /// What nobody can guess.
-    seed: u64,
+    /// Secrets that nobody can guess.
+    keys: HashKeys,
 }
 
 impl Marker {
     /// One that puts a random 1 in `audit` of the flows cleared as benign into the audit lane.
     pub fn new(audit: Option<NonZeroU32>, seed: u64) -> Self {
-        Self { audit, seed }
+        Self { audit, keys: HashKeys::expand(seed) }
     }
 
     /// The mark of a living flow with this verdict, if it has one. A flow that is in the audit lane stays there.
@@ -133,7 +136,7 @@ impl Marker {
 
     /// A number that is the same as long as the flow lives, and otherwise random.
     fn draw(&self, record: &FlowRecord) -> u64 {
-        let mut x = record.entry.key.hash(self.seed) ^ record.entry.state.first();
+        let mut x = self.keys.hash(record.entry.key.words()) ^ record.entry.state.first();
         // The finalizer of splitmix64: each bit of the result depends on each bit of the word.
         x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);

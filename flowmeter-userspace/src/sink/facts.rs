@@ -1,6 +1,7 @@
 //! What the formats of other tools ask of a flow, found once for all of them.
 
 use flowmeter_common::flow::Direction;
+use flowmeter_common::hash::HashKeys;
 use flowmeter_common::key::kind;
 use flowmeter_common::packet::{protocol, tcp_flags};
 
@@ -49,5 +50,5 @@ pub fn flags(record: &FlowRecord, direction: &Direction) -> Option<u8> {
 
 /// A number for the flow: the same in every line about it, and another one for the next flow between the same ends.
 pub fn number(record: &FlowRecord, seed: u64) -> u64 {
-    record.entry.key.hash(seed ^ record.entry.state.first().rotate_left(17))
+    HashKeys::expand(seed ^ record.entry.state.first().rotate_left(17)).hash(record.entry.key.words())
 }

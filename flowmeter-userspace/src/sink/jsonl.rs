@@ -78,6 +78,9 @@ struct FlowRow<'a> {
     /// True if the flow was in the audit lane.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     audited: bool,
+    /// Updates that two CPUs made at once in one direction: packets and bytes are exact, other sums may lack some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overlapping_updates: Option<u32>,
     reasons: &'a [Explanation],
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     unexplained: bool,
@@ -145,6 +148,10 @@ impl Sink for JsonLines {
             stage,
             marked: end_reason.and_then(|_| Verdict::from_number(mark::verdict(marked))).map(Verdict::name),
             audited: end_reason.is_some() && marked & mark::AUDITED != 0,
+            overlapping_updates: match forward.overlaps.saturating_add(backward.overlaps) {
+                overlaps if one && overlaps != 0 => Some(overlaps),
+                _ => None,
+            },
             reasons: scored.reasons,
             unexplained: scored.unexplained,
             features: names.as_deref().map(|names| FeatureValues { names, values: scored.features }),

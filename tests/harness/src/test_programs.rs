@@ -12,6 +12,7 @@ use flowmeter::kernel::{PrefilterMaps, Ring, SharedTable, TableSize};
 use flowmeter_common::config::KernelConfig;
 use flowmeter_common::counter::InterfaceCounters;
 use flowmeter_common::flow::FlowState;
+use flowmeter_common::hash::HashKeys;
 use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::parse::ParseOptions;
 use flowmeter_common::prefilter::PrefilterConfig;
@@ -125,12 +126,12 @@ impl TestPrograms {
         let size = TableSize::for_flows(setup.flows)?;
         let config = KernelConfig {
             timeouts: setup.timeouts,
-            hash_seed: 0x1234_5678_9abc_def1,
+            hash_keys: HashKeys::expand(0x1234_5678_9abc_def1),
             buckets: size.buckets(),
             interface_multiplier: 1,
             events_opened: 0,
             tunnels: setup.look.tunnels.into(),
-            reserved: 0,
+            interruptible: 0,
         };
         let (elements, mask) = match &setup.traffic {
             Traffic::AsGiven => (1, 0),

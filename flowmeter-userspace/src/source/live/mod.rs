@@ -2,7 +2,7 @@
 //!
 //! Everything here runs on one thread of its own, which sleeps for milliseconds between polls: no packet ever has to wake
 //! it. [`checkpoints`] reads the events and copies living flows, [`sweep`] walks the table and takes ended flows out, and
-//! [`pressure`] says what leaves first when the table fills.
+//! [`pressure`] says when the table fills.
 
 mod checkpoints;
 mod pressure;
@@ -14,10 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use flowmeter_common::lifecycle::Timeouts;
+use flowmeter_common::lifecycle::{Census, Level, Pressure, Timeouts};
 use flowmeter_common::time::SECOND;
 
-use self::pressure::Pressure;
 use crate::context::Context;
 use crate::kernel::{Ring, SharedTable, clock};
 use crate::record::FlowRecord;
@@ -107,6 +106,8 @@ pub struct Drain {
     closing: BinaryHeap<Reverse<(u64, u32, u64)>>,
     next_sweep: u64,
     pressure: Pressure,
+    /// Who may leave, as the last sweep has found.
+    census: Census,
     /// True once packets have been folded since the last sweep.
     folding: bool,
     /// By number of the entry in the flow table.
@@ -144,7 +145,8 @@ impl Drain {
             timeouts,
             closing: BinaryHeap::new(),
             next_sweep: 0,
-            pressure: Pressure::None,
+            pressure: Pressure::NONE,
+            census: Census::default(),
             folding: false,
             known,
             context,
@@ -185,7 +187,7 @@ impl Drain {
         if now >= self.next_sweep {
             self.sweep(now, sink)?;
             let after = clock::monotonic();
-            let least = if self.pressure == Pressure::None { SWEEP_USUAL } else { SWEEP_LEAST };
+            let least = if self.pressure.level == Level::Low { SWEEP_USUAL } else { SWEEP_LEAST };
             self.next_sweep = after + ((after - now) * SWEEP_SHARE).clamp(least, SWEEP_MOST);
         } else if self.closing.peek().is_some_and(|Reverse((due, ..))| due + CLOSING_BATCH <= now) {
             self.take_closed(now, sink)?;

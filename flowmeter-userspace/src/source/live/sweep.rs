@@ -7,12 +7,12 @@ use anyhow::Result;
 use flowmeter_common::aggregate;
 use flowmeter_common::flow::Entry;
 use flowmeter_common::key::kind;
-use flowmeter_common::lifecycle::{Ages, EndReason, Fate, Timeouts, is_slight};
+use flowmeter_common::lifecycle::{Ages, Census, EndReason, Fate, Level, Pressure, Standing, Timeouts};
 use flowmeter_common::table::{Memory as _, free, retire, state, tag};
 use flowmeter_common::time::SECOND;
 
 use super::checkpoints::notice;
-use super::pressure::Pressure;
+use super::pressure;
 use super::{BATCH, Drain, GRACE_SLEEP, Known, LEAVING, RecordSink};
 use crate::kernel::{SharedTable, clock};
 use crate::record::{FlowRecord, Stage};
@@ -69,19 +69,19 @@ impl Drain {
     pub(super) fn sweep(&mut self, now: u64, sink: &mut impl RecordSink) -> Result<()> {
         let flows = Arc::clone(&self.flows);
         let room = u64::from(flows.size().flows());
-        let pressure = Pressure::of(self.counts.living, room, self.folding);
+        let pressure = Pressure::of(self.counts.living, room, self.folding, &self.census);
         self.folding = false;
-        if pressure != self.pressure {
-            pressure.log(self.counts.living, room);
+        if pressure.level != self.pressure.level {
+            pressure::log(pressure.level, self.counts.living, room);
         }
         self.pressure = pressure;
+        self.census = Census::default();
         let usual = self.timeouts;
         let timeouts =
-            Timeouts { linger: if pressure == Pressure::Much { 0 } else { usual.linger }, ..usual };
-        let slight = Timeouts { idle: pressure.slight_idle(usual.idle), ..timeouts };
+            Timeouts { linger: if pressure.level == Level::High { 0 } else { usual.linger }, ..usual };
         self.counts.living = self.sweep_with(&flows, now, sink, |this, tag| {
             let known = &mut this.known[tag::entry(tag) as usize];
-            if pressure == Pressure::None && known.tag == tag && now < known.until {
+            if pressure.level == Level::Low && known.tag == tag && now < known.until {
                 return Fate::Living;
             }
             let (Some(entry), Some(ages)) = (flows.entry(tag::entry(tag)), ages(&flows, tag)) else {
@@ -95,13 +95,14 @@ impl Drain {
             }
             match ages.fate(now, &timeouts) {
                 Fate::Cut if ages.fate(now - CUT_MARGIN, &timeouts) != Fate::Cut => Fate::Living,
-                Fate::Living
-                    if pressure != Pressure::None
-                        && ages.expired(now, &slight).is_some()
-                        // SAFETY: an entry of the table; kernel programs write aligned words.
-                        && unsafe { is_slight(entry) } =>
-                {
-                    Fate::Ended(EndReason::Pressure)
+                Fate::Living if pressure.level != Level::Low => {
+                    // SAFETY: an entry of the table; kernel programs write aligned words.
+                    let standing = unsafe { Standing::read(entry) };
+                    if pressure.evicts(&standing, now, usual.idle) {
+                        return Fate::Ended(EndReason::Pressure);
+                    }
+                    this.census.add(&standing, now);
+                    Fate::Living
                 }
                 Fate::Living => {
                     *known = Known { tag, until: ages.next_change(now, &timeouts).min(now + TRUST) };

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use flowmeter_common::counter::{InterfaceCounters, Skip};
 use flowmeter_common::flow::{Entry, Opening};
+use flowmeter_common::hash::HashKeys;
 use flowmeter_common::key::FlowKey;
 use flowmeter_common::lifecycle::{Ages, EndReason, Fate, Timeouts, ended_before};
 use flowmeter_common::packet::Packet;
@@ -11,8 +12,8 @@ use super::hash_index::Index;
 use super::prefetch;
 use super::timer_wheel::Timers;
 
-/// Hash seed: flows of a capture need no protection from whoever sent them beyond bounded memory.
-const SEED: u64 = 0x243f_6a88_85a3_08d3;
+/// Secrets of the hash, known to all: flows of a capture need no protection from whoever sent them beyond bounded memory.
+const KEYS: HashKeys = HashKeys::expand(0x243f_6a88_85a3_08d3);
 
 /// Packets that are taken together: their flows' entries fit the first two cache levels.
 pub const TOGETHER: usize = 32;
@@ -23,7 +24,7 @@ pub type Parsed = (Result<Packet, Skip>, u64);
 /// The hash under which the table keeps a key.
 #[inline]
 fn hash(key: &FlowKey) -> u64 {
-    key.hash(SEED)
+    KEYS.hash(key.words())
 }
 
 /// Entries in blocks of 4,096: growing moves nothing and leaves no more than a block unused.
