@@ -6,6 +6,7 @@
 mod build;
 mod check;
 mod command;
+mod dist;
 mod ebpf;
 mod fuzz;
 mod glibc;
@@ -63,6 +64,8 @@ enum Command {
     Fuzz(fuzz::FuzzOptions),
     /// Build, then fit the built-in model on recordings and, if there is one, a labelled corpus.
     Train(train::TrainOptions),
+    /// Build, then pack what is given to others: a .deb, an .rpm, an archive, their SHA-256 sums; into target/dist.
+    Dist,
     /// Format, lints and all tests, those with the kernel included (these need root).
     Test,
     /// Check what no compiler does: no circle among modules, no type name twice in a crate.
@@ -110,6 +113,7 @@ fn run(command: Command) -> Result<ExitCode> {
             build::all()?;
             train::fit(&options)?;
         }
+        Command::Dist => dist::run_all()?,
         Command::Test => check::test()?,
         Command::House => house::check()?,
         Command::Notices(options) => notices::run(&options)?,
