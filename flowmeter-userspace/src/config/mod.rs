@@ -2,8 +2,10 @@
 //!
 //! The kernel's loader, the pre-filter's policy and the agent take these types; none of them knows a flag.
 
+mod collector;
 mod prefilter;
 
+pub use collector::{Target, Transport};
 pub use prefilter::{Mode, PrefilterSettings};
 
 use std::path::PathBuf;
@@ -15,7 +17,6 @@ use flowmeter_common::parse::ParseOptions;
 
 use crate::cli::{FormatArg, LiveArgs, OutputArgs, ParsingArgs, ScoringArgs, TimingArgs};
 use crate::features::FeatureSet;
-use crate::sink::ipfix::Target;
 
 /// Most flows that a table can hold: 64 GiB of them.
 pub const MAX_FLOWS: u32 = 1 << 26;

@@ -17,7 +17,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use self::table::Extent;
-use crate::config::Format;
+use crate::config::{Format, Target};
 use crate::features::FeatureSet;
 use crate::scoring::Scored;
 use crate::stats::Stats;
@@ -82,7 +82,7 @@ pub fn make(
 ///
 /// # Errors
 /// A collector's address is unknown.
-pub fn with_exports(sink: Box<dyn Sink>, targets: &[ipfix::Target], waits: bool) -> Result<Box<dyn Sink>> {
+pub fn with_exports(sink: Box<dyn Sink>, targets: &[Target], waits: bool) -> Result<Box<dyn Sink>> {
     if targets.is_empty() {
         return Ok(sink);
     }

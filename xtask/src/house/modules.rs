@@ -115,6 +115,8 @@ impl Crate {
         let mut children = Vec::new();
         for item in items.iter().filter(|item| !is_test(item)) {
             match item {
+                // A file of another crate is looked at there.
+                syn::Item::Mod(child) if child.attrs.iter().any(|about| about.path().is_ident("path")) => {}
                 syn::Item::Mod(child) => children.push(child),
                 item => module.take(item),
             }

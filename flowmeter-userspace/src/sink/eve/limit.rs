@@ -13,21 +13,21 @@ pub(super) const MAX_REMEMBERED: usize = 16_384;
 const FORGET_EVERY: u64 = 1_000_000_000;
 
 /// Destination port (of ICMP what stands for it), and IANA protocol number.
-pub type Service = (u16, u8);
+pub type AlertService = (u16, u8);
 
 /// Alerts written lately.
 #[derive(Debug, Default)]
 pub struct AlertLimit {
-    by_source: Windows<(IpAddr, Service)>,
+    by_source: Windows<(IpAddr, AlertService)>,
     /// Of sources that there was no room for: a flood whose addresses are forged.
-    by_service: Windows<Service>,
+    by_service: Windows<AlertService>,
     written: u64,
     left_out: u64,
 }
 
 impl AlertLimit {
     /// If an alert at this time (nanoseconds) is to be written: how many like it were left out before.
-    pub fn admit(&mut self, source: IpAddr, service: Service, at: u64) -> Option<u64> {
+    pub fn admit(&mut self, source: IpAddr, service: AlertService, at: u64) -> Option<u64> {
         let admission = match self.by_source.admit((source, service), at) {
             Admission::NoRoom => self.by_service.admit(service, at),
             other => other,
@@ -60,12 +60,12 @@ enum Admission {
 
 /// The alert that stands for those after it.
 #[derive(Debug)]
-struct Window {
+struct AlertWindow {
     since: u64,
     left_out: u64,
 }
 
-impl Window {
+impl AlertWindow {
     /// True if an alert at this time is no longer stood for. Flows end out of order, and clocks are set back.
     fn is_over(&self, at: u64) -> bool {
         self.since.abs_diff(at) >= WINDOW
@@ -75,7 +75,7 @@ impl Window {
 /// A bounded number of them.
 #[derive(Debug)]
 struct Windows<K> {
-    open: HashMap<K, Window>,
+    open: HashMap<K, AlertWindow>,
     forgotten_at: u64,
 }
 
@@ -90,7 +90,7 @@ impl<K: Hash + Eq> Windows<K> {
         if let Some(window) = self.open.get_mut(&key) {
             if window.is_over(at) {
                 let left_out = window.left_out;
-                *window = Window { since: at, left_out: 0 };
+                *window = AlertWindow { since: at, left_out: 0 };
                 return Admission::Write { left_out };
             }
             window.left_out += 1;
@@ -103,7 +103,7 @@ impl<K: Hash + Eq> Windows<K> {
         if self.open.len() >= MAX_REMEMBERED {
             return Admission::NoRoom;
         }
-        self.open.insert(key, Window { since: at, left_out: 0 });
+        self.open.insert(key, AlertWindow { since: at, left_out: 0 });
         Admission::Write { left_out: 0 }
     }
 }
@@ -116,7 +116,7 @@ mod tests {
 
     const START: u64 = 1_700_000_000_000_000_000;
     const SECOND: u64 = 1_000_000_000;
-    const SSH: Service = (22, 6);
+    const SSH: AlertService = (22, 6);
 
     fn host(number: u32) -> IpAddr {
         Ipv4Addr::from(0x0a00_0000 + number).into()

@@ -68,7 +68,7 @@ impl Eve {
         };
         let signature = if alive { &ALIVE } else { &AT_THE_END };
         let texts = |texts: Vec<String>| Some(texts).filter(|texts| !texts.is_empty());
-        let alert = Alert {
+        let alert = EveAlert {
             action: if alive && self.blocks { "blocked" } else { "allowed" },
             gid: 1,
             signature_id: signature.id,
@@ -250,7 +250,7 @@ struct Event<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     tcp: Option<Tcp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    alert: Option<Alert>,
+    alert: Option<EveAlert>,
     flow: Counts,
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<Metadata>,
@@ -292,7 +292,7 @@ impl<'a> Event<'a> {
 }
 
 #[derive(Serialize)]
-struct Alert {
+struct EveAlert {
     action: &'static str,
     gid: u8,
     signature_id: u64,

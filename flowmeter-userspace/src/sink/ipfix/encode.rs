@@ -86,13 +86,13 @@ impl Template {
 
 /// A message without its sequence number, export time: these are known when it is sent.
 #[derive(Clone, Debug, Default)]
-pub struct Message {
+pub struct IpfixMessage {
     bytes: Vec<u8>,
     /// Data records in it.
     pub records: u32,
 }
 
-impl Message {
+impl IpfixMessage {
     fn begin() -> Self {
         let mut bytes = Vec::with_capacity(MAX_MESSAGE);
         bytes.resize(HEADER, 0);
@@ -139,15 +139,15 @@ impl Message {
 
 /// Puts records together to messages.
 #[derive(Debug, Default)]
-pub struct Collector {
+pub struct MessageBuilder {
     /// Records that wait, by template.
     waiting: [Vec<u8>; 2],
     records: u32,
 }
 
-impl Collector {
+impl MessageBuilder {
     /// Adds a flow that has ended; gives back a message when this flow finds no room in it.
-    pub fn add(&mut self, scored: &Scored<'_>, why: EndReason) -> Option<Message> {
+    pub fn add(&mut self, scored: &Scored<'_>, why: EndReason) -> Option<IpfixMessage> {
         let which = usize::from(scored.record.destination().address.is_ipv6());
         let mut record = Vec::with_capacity(128);
         encode(scored, why, &mut record);
@@ -161,11 +161,11 @@ impl Collector {
     }
 
     /// The message of what waits; None if nothing does.
-    pub fn take(&mut self) -> Option<Message> {
+    pub fn take(&mut self) -> Option<IpfixMessage> {
         if self.records == 0 {
             return None;
         }
-        let mut message = Message::begin();
+        let mut message = IpfixMessage::begin();
         for (template, waiting) in TEMPLATES.iter().zip(&mut self.waiting) {
             if !waiting.is_empty() {
                 let set = message.bytes.len();
@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn a_message_is_what_the_standard_says() {
         let record = flow(4);
-        let mut collector = Collector::default();
+        let mut collector = MessageBuilder::default();
         assert!(collector.add(&scored(&record), EndReason::Reset).is_none());
         let mut message = collector.take().expect("a record waits");
         let hexadecimal: String =
@@ -375,9 +375,9 @@ mod tests {
     #[test]
     fn no_message_is_longer_than_a_frame() {
         let (four, six) = (flow(4), flow(6));
-        let mut collector = Collector::default();
+        let mut collector = MessageBuilder::default();
         let (mut records, mut messages) = (0, 0);
-        let mut take = |message: Message| {
+        let mut take = |message: IpfixMessage| {
             assert!(message.bytes.len() <= MAX_MESSAGE, "{} bytes", message.bytes.len());
             records += message.records;
             messages += 1;

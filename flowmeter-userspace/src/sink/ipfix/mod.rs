@@ -7,8 +7,6 @@
 mod encode;
 mod transport;
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -17,97 +15,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use self::encode::Message;
+use self::encode::{IpfixMessage, MessageBuilder};
 use self::transport::Session;
 use super::Sink;
+use crate::config::Target;
 use crate::count::count;
 use crate::scoring::Scored;
 use crate::stats::Stats;
 
 pub use self::encode::ENTERPRISE;
 
-/// The port that IANA gave to IPFIX.
-const PORT: u16 = 4739;
 /// Messages that wait for the thread: 1.4 MB, about 17,000 records.
 const QUEUE: usize = 1024;
 /// How long a capture's flows wait for room in the queue before they are left out.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long what waits may still be sent when all has been written.
 const LAST_CALL: Duration = Duration::from_secs(3);
-
-/// How messages travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// Each message is a datagram, which may be lost on its way.
-    Udp,
-    /// Messages follow each other in a connection.
-    Tcp,
-}
-
-/// Where flows are exported to: `udp://ADDRESS[:PORT]` or `tcp://ADDRESS[:PORT]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// How.
-    pub transport: Transport,
-    /// Name or address.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-}
-
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let read = || {
-            let (scheme, place) = text.split_once("://")?;
-            let transport = match scheme {
-                "udp" => Transport::Udp,
-                "tcp" => Transport::Tcp,
-                _ => return None,
-            };
-            // The colons of an IPv6 address stand in brackets.
-            let (host, port) = match place.strip_prefix('[') {
-                Some(rest) => {
-                    let (host, port) = rest.split_once(']')?;
-                    host.parse::<std::net::Ipv6Addr>().ok()?;
-                    (host, port.strip_prefix(':').or(port.is_empty().then_some("")).map(str::to_owned)?)
-                }
-                None => {
-                    let (host, port) = place.split_once(':').unwrap_or((place, ""));
-                    (host, port.to_owned())
-                }
-            };
-            let named = place.ends_with(':');
-            let port =
-                if port.is_empty() && !named { PORT } else { port.parse().ok().filter(|p| *p != 0)? };
-            let plain = |c: char| c.is_ascii_alphanumeric() || ".-_:".contains(c);
-            let is_host = !host.is_empty() && host.chars().all(plain);
-            is_host.then(|| Self { transport, host: host.to_owned(), port })
-        };
-        read().ok_or_else(|| {
-            format!(
-                "invalid collector {text:?}: expected udp://ADDRESS:PORT or tcp://ADDRESS:PORT, as in udp://192.0.2.1:4739 \
-                 or tcp://[2001:db8::1]:4739"
-            )
-        })
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.transport {
-            Transport::Udp => "udp",
-            Transport::Tcp => "tcp",
-        };
-        let Self { host, port, .. } = self;
-        if host.contains(':') {
-            write!(f, "{scheme}://[{host}]:{port}")
-        } else {
-            write!(f, "{scheme}://{host}:{port}")
-        }
-    }
-}
 
 /// Records by what became of them.
 #[derive(Debug, Default)]
@@ -129,7 +52,7 @@ impl ExportCounts {
 
 /// A message on its way to the thread.
 pub(super) struct Queued {
-    message: Message,
+    message: IpfixMessage,
     /// Records exported before it, lost ones included.
     first: u64,
 }
@@ -137,7 +60,7 @@ pub(super) struct Queued {
 /// Exports flows.
 pub struct Ipfix {
     target: Target,
-    records: encode::Collector,
+    records: MessageBuilder,
     /// None once all has been written.
     queue: Option<SyncSender<Queued>>,
     thread: Option<JoinHandle<()>>,
@@ -164,7 +87,7 @@ impl Ipfix {
             .spawn(move || send(&receiver, session))
             .context("cannot start the export's thread")?;
         let (target, thread) = (target.clone(), Some(thread));
-        let records = encode::Collector::default();
+        let records = MessageBuilder::default();
         Ok(Self { target, records, queue: Some(queue), thread, counts, exported: 0, waits, said: 0 })
     }
 
@@ -173,7 +96,7 @@ impl Ipfix {
         (self.counts.sent.load(Ordering::Relaxed), self.counts.lost())
     }
 
-    fn export(&mut self, message: Message) {
+    fn export(&mut self, message: IpfixMessage) {
         let records = u64::from(message.records);
         let queued = Queued { message, first: self.exported };
         self.exported += records;
@@ -269,42 +192,5 @@ impl Sink for Ipfix {
 fn send(queue: &Receiver<Queued>, mut session: Session) {
     for queued in queue {
         session.send(queued);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn targets_read_back_as_they_were_typed() {
-        for (typed, meant) in [
-            ("udp://192.0.2.1:9995", "udp://192.0.2.1:9995"),
-            ("tcp://collector.example", "tcp://collector.example:4739"),
-            ("udp://[2001:db8::1]:2055", "udp://[2001:db8::1]:2055"),
-            ("tcp://[::1]", "tcp://[::1]:4739"),
-        ] {
-            let target: Target = typed.parse().expect(typed);
-            assert_eq!(target.to_string(), meant);
-        }
-        for wrong in [
-            "",
-            "192.0.2.1:4739",
-            "sctp://192.0.2.1",
-            "udp://",
-            "udp://:4739",
-            "udp://host:",
-            "udp://host:0",
-            "udp://host:65536",
-            "udp://[::1",
-            "udp://[host]:1",
-            "udp://[::1]1",
-            "udp://2001:db8::1",
-            "udp://a b:1",
-            "udp://host:1/path",
-        ] {
-            let problem = wrong.parse::<Target>().expect_err(wrong);
-            assert!(problem.contains("expected udp://ADDRESS:PORT"), "{problem}");
-        }
     }
 }

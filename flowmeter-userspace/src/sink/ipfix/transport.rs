@@ -8,8 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 
-use super::encode::Message;
-use super::{ExportCounts, Queued, Target, Transport};
+use super::encode::IpfixMessage;
+use super::{ExportCounts, Queued};
+use crate::config::{Target, Transport};
 
 /// How often templates are sent again over UDP, where the collector may have begun after us (RFC 7011 section 8.4).
 const RESEND_TEMPLATES: Duration = Duration::from_secs(60);
@@ -109,7 +110,7 @@ impl Session {
             Socket::Tcp(_) => open.templates_sent.is_none(),
         };
         if again {
-            open.write(Message::templates().seal(sequence, now()))?;
+            open.write(IpfixMessage::templates().seal(sequence, now()))?;
             open.templates_sent = Some(Instant::now());
         }
         open.write(message.seal(sequence, now()))
@@ -162,8 +163,8 @@ mod tests {
 
     use super::*;
 
-    fn message(records: u32) -> Message {
-        let mut message = Message::templates();
+    fn message(records: u32) -> IpfixMessage {
+        let mut message = IpfixMessage::templates();
         message.records = records;
         message
     }
