@@ -4,7 +4,7 @@
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Skip {
-    /// The capture's link type is not one that is read.
+    /// The parser does not know the capture's link type.
     UnsupportedLink = 0,
     /// The frame ends within its link header.
     TruncatedLink = 1,
@@ -100,11 +100,11 @@ pub struct InterfaceCounters {
     pub counted_bytes: u64,
     /// Packets that found no slot in the flow table, for any reason.
     pub folded: u64,
-    /// Bytes (IP length) of them.
+    /// Bytes (IP length) of folded packets.
     pub folded_bytes: u64,
-    /// Of them, packets of flows that several CPUs tried to open at once, time and again; the others found the table full.
+    /// Folded packets whose flow several CPUs kept trying to open at once. All other folded packets found the table full.
     pub contended: u64,
-    /// Of them, packets for which the aggregates had no slot either: only their number is known.
+    /// Folded packets for which the aggregates had no slot either: only their number is known.
     pub unaggregated: u64,
     /// Packets skipped, by reason.
     pub skipped: [u64; SKIP_REASONS],

@@ -58,7 +58,7 @@ pub enum EndReason {
     EndOfCapture = 7,
     /// The table was nearly full, and little was known of the flow, see [`Pressure`].
     Pressure = 8,
-    /// It is no flow but an aggregate of those that found no slot, see [`crate::aggregate`].
+    /// This is an aggregate of packets whose flows found no slot, see [`crate::aggregate`].
     Folded = 9,
 }
 
@@ -135,7 +135,7 @@ impl Ages {
         }
     }
 
-    /// Whether the flow has outlived itself at `now`, and why: the earliest of its deadlines that has passed.
+    /// Why the flow has ended by the clock at `now`: the earliest of its deadlines that has passed. `None` if none has.
     #[inline(always)]
     pub fn expired(&self, now: u64, timeouts: &Timeouts) -> Option<EndReason> {
         let mut reason = None;
@@ -165,7 +165,7 @@ impl Ages {
         now <= self.last.wrapping_add(timeouts.idle)
     }
 
-    /// What is to be done with the flow at `now`, no packet of it having come.
+    /// What becomes of the flow at `now`, if no packet of it comes.
     pub fn fate(&self, now: u64, timeouts: &Timeouts) -> Fate {
         match self.expired(now, timeouts) {
             None => Fate::Living,
@@ -174,8 +174,7 @@ impl Ages {
         }
     }
 
-    /// The first time at which [`fate`](Self::fate) says something else than it does at `now`; for a flow that lives
-    /// or is cut.
+    /// The first time at which [`fate`](Self::fate) differs from what it is at `now`; for a flow that lives or is cut.
     pub fn next_change(&self, now: u64, timeouts: &Timeouts) -> u64 {
         let idle = self.last.wrapping_add(timeouts.idle);
         let active = self.first.wrapping_add(timeouts.active);
@@ -190,9 +189,9 @@ impl Ages {
 pub enum Fate {
     /// It goes on.
     Living,
-    /// Past its active timeout, so that no packet will be counted in it any more and its record is complete; but its
-    /// conversation is not idle. Its slot is kept until it is, or until the next packet, so that this finds there who
-    /// the initiator is, however late or early the clock was looked at.
+    /// Past its active timeout: no packet will be counted in it any more, and its record is complete. But its conversation
+    /// is not idle, so its slot is kept until it is, or until the next packet. That packet finds there who the initiator
+    /// is, however late or early the clock was looked at.
     Cut,
     /// It has ended.
     Ended(EndReason),
@@ -229,8 +228,8 @@ impl Half {
             )
         };
         let why = if seen & tcp_seen::CLOSED_BY_RESET != 0 { EndReason::Reset } else { EndReason::Fin };
-        // Other CPUs' stores may be seen in any order. Before its first packet a direction has its first time after its
-        // last; and a connection is not closed before it begins.
+        // Other CPUs' stores may be seen in any order. Two rules tell values that have not arrived yet: before its first
+        // packet a direction has its first time after its last, and no connection closes before it begins.
         Self {
             present: first <= last,
             first,
@@ -251,7 +250,7 @@ impl From<Half> for Ages {
     }
 }
 
-/// True if the packet certainly belongs to the flow: what nearly every packet is asked, in few instructions.
+/// True if the packet certainly belongs to the flow. Nearly every packet passes this test, which takes few instructions.
 #[inline(always)]
 fn goes_on(state: &FlowState, packet: &Packet, now: u64, timeouts: &Timeouts) -> bool {
     let [a, b] = &state.directions;

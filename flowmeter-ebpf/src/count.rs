@@ -22,7 +22,7 @@ impl Counters {
     /// The packets could not be parsed, for the reason with this number of [`Skip`](flowmeter_common::counter::Skip).
     #[inline(always)]
     pub fn skipped(&self, reason: u32, packets: u16) {
-        // The compiler has seen which reasons there are; the kernel's verifier wants them checked.
+        // The compiler knows which reasons there are; the kernel's verifier wants a check.
         let reason = core::hint::black_box(reason as usize);
         self.with(|c| {
             if let Some(counter) = c.skipped.get_mut(reason) {
@@ -41,8 +41,8 @@ impl Counters {
         });
     }
 
-    /// The table had no slot for the packet, if `contended` because other CPUs claimed the same flow; `aggregated` if
-    /// the aggregates had.
+    /// The table had no slot for the packet: if `contended`, because other CPUs claimed the same flow. `aggregated` says
+    /// whether the aggregates had one.
     #[inline(always)]
     pub fn folded(&self, packet: &Packet, contended: bool, aggregated: bool) {
         let packets = u64::from(packet.segments);

@@ -8,10 +8,11 @@ use crate::maps::{EVENTS, EVENTS_BYTES};
 
 /// Bytes waiting in the ring at which the agent is woken: a quarter.
 const FULL: u64 = EVENTS_BYTES as u64 / 4;
-/// Bytes that an event takes there, with the kernel's header: woken within a few events of the mark, not with each after it.
+/// Bytes that an event takes there, with the kernel's header. So the agent is woken within a few events of that mark, and not
+/// with each event after it.
 const AROUND: u64 = 4 * (size_of::<Event>() as u64 + 8);
 
-/// Sends an event. The agent looks by itself every few milliseconds: waking it costs the sender microseconds.
+/// Sends an event. The agent polls every few milliseconds by itself; waking it would cost the sender microseconds.
 #[inline(always)]
 pub fn emit(counters: &Counters, slot: u32, reason: u32, tag: u64) {
     match EVENTS.reserve::<Event>(0) {

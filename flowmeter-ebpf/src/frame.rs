@@ -10,7 +10,7 @@ pub struct KernelFrame {
     start: usize,
     end: usize,
     wire: Wire,
-    /// A word of a map that only this CPU uses, through which an offset goes to be forgotten.
+    /// A word of a map that only this CPU uses. An offset goes through it when the verifier is to forget what it knows of it.
     scratch: *mut u32,
 }
 
@@ -103,7 +103,7 @@ pub struct SkbFacts {
 }
 
 impl SkbFacts {
-    /// What there is to know of a packet on `interface` that has no socket buffer: it is one.
+    /// A packet on `interface` that has no socket buffer: it is one wire packet.
     #[inline(always)]
     pub const fn none(interface: u32) -> Self {
         Self { interface, vlan: 0, segments: 1, segment_payload: 0 }

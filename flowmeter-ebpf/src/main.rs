@@ -1,5 +1,5 @@
-//! The kernel's side of FlowMeter: XDP for what comes in, TC for what goes out; both only watch. Programs of their own,
-//! loaded only if they are asked for, do the same and then what the flow's verdict says.
+//! The kernel's side of FlowMeter: XDP for what comes in, TC for what goes out. Both only watch. Other programs, loaded only
+//! in the modes that need them, do the same and then what the flow's verdict says.
 //!
 //! Here are the entry points only. [`hooks`] tells what happens to a packet; its stations are [`parse`] (with [`frame`], the
 //! only raw packet pointers), [`lists`], [`track`] (the flow's slot and its update; [`emit`] tells the agent, [`count`] keeps
@@ -61,8 +61,8 @@ pub fn filter_egress(ctx: TcContext) -> i32 {
     hooks::filter_leaving(&ctx)
 }
 
-/// Packets that arrive, in `mirror`: XDP, which cannot copy a packet, has counted them; here they are looked up, and copied
-/// to the inspector.
+/// Packets that arrive, in `mirror`. XDP has counted them but cannot copy a packet; here they are looked up, and copied to the
+/// inspector.
 #[classifier]
 #[inline(always)]
 pub fn mirror_ingress(ctx: TcContext) -> i32 {

@@ -74,9 +74,9 @@ pub const EVENTS_BYTES: u32 = 1 << 20;
 #[map]
 pub static COUNTERS: PerCpuArray<InterfaceCounters> = PerCpuArray::with_max_entries(MAX_INTERFACES, 0);
 
-/// The packet at hand, a copy for each CPU. Not on the stack, because the verifier follows what it knows of the stack
-/// through everything after it: once for each of the thousands of ways through the parser. What lies in a map it
-/// knows nothing of, and goes on once. Programs do not interrupt each other: both run with bottom halves off.
+/// The packet at hand, a copy for each CPU. It is not on the stack: the verifier follows what it knows of the stack through
+/// everything after it, once for each of the thousands of ways through the parser. Of what lies in a map it knows nothing,
+/// and goes on once. [`turn`](crate::turn) keeps programs on one CPU from using it at the same time.
 #[map]
 pub static PARSED: PerCpuArray<Parsed> = PerCpuArray::with_max_entries(1, 0);
 
@@ -121,7 +121,7 @@ pub static PREFILTER_COUNTERS: PerCpuArray<PrefilterCounters> =
 #[map]
 pub static INSPECTOR: DevMap = DevMap::with_max_entries(1, 0);
 
-/// The allow and deny lists, one of [`listed`] by [`ListKey`]: one of two, so that the agent can fill the other and then
+/// The allow and deny lists, one of [`listed`] by [`ListKey`]. There are two such maps, so that the agent can fill one and
 /// change over with one store. Full: the agent refuses the lists.
 #[map]
 pub static LISTS_1: LpmTrie<[u8; ListKey::BYTES], u32> = LpmTrie::with_max_entries(MAX_RULES, 0);

@@ -41,9 +41,9 @@ pub fn parsed(ctx: &XdpContext) -> Option<*const Packet> {
     (arrived(ctx.ctx, 0, 0, parsed) == WHOLE).then(|| unsafe { &raw const (*parsed).packet })
 }
 
-/// [`parse`] of a packet that arrived. Not a BPF function of its own: a return, on kernels that mitigate speculation,
-/// takes as long as a quarter of the parser. Its thousands of ways meet at its end all the same, with nothing left but a
-/// packet in [`PARSED`], about which the verifier knows nothing.
+/// [`parse`] of a packet that arrived. This is not a BPF function of its own: on kernels that mitigate speculation, a return
+/// takes as long as a quarter of the parser. Its thousands of ways still meet at its end. All that is left then is a packet in
+/// [`PARSED`], about which the verifier knows nothing.
 #[inline(always)]
 pub fn arrived(ctx: *mut xdp_md, interface: u32, wire_len: usize, parsed: *mut Parsed) -> u64 {
     let mut frame = KernelFrame::of_xdp(&XdpContext::new(ctx), scratch(parsed));
@@ -95,8 +95,8 @@ fn parse(frame: KernelFrame, facts: &SkbFacts, parsed: *mut Parsed) -> u64 {
             }
             packet.segments = facts.segments;
             packet.segment_payload = facts.segment_payload;
-            // The key leaves the registers as whole words: what is written in small pieces and then read in large ones
-            // makes the processor wait until all pieces have reached the cache.
+            // The key leaves the registers as whole words. If it were written in small pieces and then read in large ones,
+            // the processor would wait until all pieces have reached the cache.
             let words = packet.key.to_words();
             // SAFETY: this CPU's own copy; nothing else runs on it until the program returns.
             unsafe {

@@ -54,7 +54,8 @@ pub fn track(counters: &Counters, parsed: *mut Parsed, now: u64) -> Result<*mut 
     counters.counted(packet, opened);
     let told = opened && config.events_opened != 0;
     if told || updated.checkpoint || updated.closed {
-        // Looked for once more: while it was kept, the verifier walked through the update for each slot that it may be.
+        // The slot is looked for once more: had it been kept, the verifier would walk through the update once for each slot
+        // that it may be.
         let slot = flowmeter_slot(tag);
         // A flow that has been retired meanwhile has been seen by the agent.
         if slot != NO_SLOT {
@@ -100,9 +101,9 @@ mod outcome {
     pub const CONTENDED: u64 = 8;
 }
 
-/// [`find_or_open`] for the packet in [`PARSED`]. What few packets need, and what takes the verifier longest: a global
-/// function, which it looks at once and for itself, and not again for each way that leads to it. With static ones
-/// Linux 6.1 gives up. Therefore no pointers: it finds the packet by itself.
+/// [`find_or_open`] for the packet in [`PARSED`]. Few packets need it, and it takes the verifier longest. So it is a global
+/// function: the verifier looks at it once, and not again for each way that leads to it. With static functions Linux 6.1
+/// gives up. A global function takes no pointers, so it finds the packet by itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn flowmeter_open(now: u64) -> u64 {

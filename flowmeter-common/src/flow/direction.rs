@@ -1,8 +1,8 @@
 //! One direction of a flow: all counters that packets going one way write.
 //!
-//! A direction fills seven cache lines, an entry with its key fifteen. A packet touches the key's, the first three of its
-//! own direction (and the fifth if it has payload), and the first of the other, where all stands that both directions read
-//! of each packet.
+//! A direction fills seven cache lines, and an entry with its key fifteen. A packet touches the key's line, the first three
+//! of its own direction (with payload also the fifth), and the first of the other direction. That first line holds all
+//! that packets of both directions read.
 
 use super::moments::{Gaps, Periods};
 use crate::atomic::add_exact;
@@ -13,8 +13,8 @@ pub const HEAD: usize = 8;
 
 /// One direction of a flow. See each field for its unit.
 ///
-/// Counters of 32 bits stay at their largest value when they reach it; that takes an hour of 1.2 million packets a
-/// second with that flag in one direction of one flow. What every packet adds to has 64 bits.
+/// Counters of 32 bits stay at their largest value when they reach it. That takes an hour of 1.2 million packets a second
+/// with that flag, in one direction of one flow. Counters that every packet adds to have 64 bits.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Direction {
@@ -217,7 +217,7 @@ impl Direction {
         if self.packets == 0 { 0 } else { self.first }
     }
 
-    /// Packets with ACK, of a flow of this protocol: nearly all of TCP, so that the others are counted.
+    /// Packets with ACK, in a flow of this protocol. Nearly all TCP packets have it, so those without are counted.
     pub fn acks(&self, protocol: u8) -> u64 {
         if protocol == protocol::TCP { self.packets.saturating_sub(self.no_ack) } else { 0 }
     }

@@ -14,7 +14,7 @@ pub const SUBFLOW_GAP: u64 = SECOND;
 /// A gap longer than this ends an active period (CICFlowMeter's activity timeout).
 pub const IDLE_GAP: u64 = 5 * SECOND;
 
-/// What one update changed, for those who have to tell others.
+/// What one update changed that the agent is told of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Updated {
     /// The flow's packets reached a power of two, [`FIRST_CHECKPOINT`] or more.
@@ -85,8 +85,8 @@ impl FlowState {
         self.add::<true>(packet, now)
     }
 
-    /// Adds a packet of one of an aggregate's many flows: what makes sense within one connection only, sequence numbers
-    /// and its close, is left out.
+    /// Adds a packet to an aggregate of many flows. Sequence numbers and the close are left out: they make sense within one
+    /// connection only.
     #[inline(always)]
     pub fn fold(&mut self, packet: &Packet, now: u64) -> Updated {
         self.add::<false>(packet, now)

@@ -70,7 +70,7 @@ impl Direction {
         let bit = |flag: u8| u32::from(packet.flags & flag != 0);
         self.psh = self.psh.wrapping_add(u64::from(bit(tcp_flags::PSH)));
         if packet.flags & !tcp_flags::PSH != tcp_flags::ACK {
-            // Of a super-packet every segment carries ACK or none; the others are set on one segment only.
+            // In a super-packet every segment carries ACK or none does. The other flags are set on one segment only.
             self.no_ack = self.no_ack.wrapping_add(u64::from(bit(tcp_flags::ACK) ^ 1) * u64::from(n));
             self.fin = add_bit(self.fin, bit(tcp_flags::FIN));
             self.syn = add_bit(self.syn, bit(tcp_flags::SYN));

@@ -23,9 +23,9 @@ use crate::packet::Packet;
 /// How deep to look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ParseOptions {
-    /// Whether a packet inside a tunnel (IP in IP, GRE, VXLAN, Geneve) stands for itself, its flow keyed with the
-    /// tunnel's identifier, instead of belonging to the flow of the tunnel. What is inside counts then: its length,
-    /// its VLAN tags, its way of not being counted.
+    /// Whether a packet inside a tunnel (IP in IP, GRE, VXLAN, Geneve) stands for itself, instead of belonging to the
+    /// tunnel's flow. The tunnel's identifier is part of its flow's key then, and the inner packet's length, VLAN tags and
+    /// skip reason count.
     pub tunnels: bool,
 }
 
@@ -59,7 +59,7 @@ pub fn address_pair<F: Frame>(frame: &F) -> Option<FlowKey> {
 /// Where the network header of a captured frame is (bytes from its start), and its EtherType.
 ///
 /// # Errors
-/// The reason why it has none that is looked into.
+/// The reason why no network header was found.
 pub fn network_header<F: Frame>(frame: &F, link_type: u32) -> Result<(u16, usize), Skip> {
     link::read(frame, link_type).map(|found| (found.ethertype, found.offset))
 }

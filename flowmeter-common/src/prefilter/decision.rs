@@ -4,7 +4,7 @@ use super::lists::listed;
 use super::mark;
 use crate::counter::Skip;
 
-/// Packets of a flow from which on a verdict is a later one: those of the second checkpoint.
+/// From this many packets of its flow on, a verdict is a later one: the second checkpoint.
 pub const LATER_PACKETS: u64 = 16;
 
 /// What is done with a packet.
@@ -22,7 +22,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The action with this number; whatever is none passes.
+    /// The action with this number. An unknown number passes.
     #[inline(always)]
     pub const fn from_number(number: u32) -> Self {
         match number {
@@ -44,11 +44,11 @@ pub enum Cause {
     Allowed = 1,
     /// On the deny list.
     Denied = 2,
-    /// No packet of a flow: not IP, or it cannot be parsed.
+    /// It belongs to no flow: it is not IP, or cannot be parsed.
     Skipped = 3,
     /// Its flow found no slot.
     Folded = 4,
-    /// Its flow has no verdict yet, or none that is one.
+    /// Its flow has no verdict yet, or its mark means none.
     Unmarked = 5,
     /// Benign since the first checkpoint.
     BenignFirst = 6,

@@ -16,9 +16,9 @@ pub const VERDICT: u32 = 0xff;
 pub const LATER: u32 = 1 << 8;
 /// Cleared as benign, and chosen at random to go to the inspector all the same.
 pub const AUDITED: u32 = 1 << 9;
-/// Bits of the mark in a flow's word. Above them stands how often the entry has been opened: by that a mark that comes
-/// late does not meet the next flow in the entry. It comes round after 2^16 flows, each of which a grace period
-/// follows; a mark is not that late.
+/// Bits of the mark in a flow's word. The bits above count how often the entry has been opened, so that a late mark does not
+/// meet the next flow in the entry. The count comes round after 2^16 flows, each of which a grace period follows; no mark
+/// is that late.
 pub const BITS: u32 = 0xffff;
 
 /// The mark of a verdict with this number.
@@ -39,7 +39,7 @@ pub const fn verdict(mark: u32) -> u32 {
     mark & VERDICT
 }
 
-/// The word of the flow that opens the entry after the one with this word: without a verdict.
+/// The word of the next flow in an entry whose word this is: without a verdict.
 #[inline(always)]
 pub const fn reopened(word: u32) -> u32 {
     (word & !BITS).wrapping_add(BITS + 1)
@@ -57,7 +57,7 @@ pub const fn changed(word: u32, mark: u32) -> u32 {
     word & !BITS | mark & BITS
 }
 
-/// A flow's word in shared memory: written by who opens the entry, and from then on by the agent alone.
+/// A flow's word in shared memory. Who opens the entry writes it; from then on only the agent does.
 pub trait MarkWord {
     /// Reads it.
     fn load(&self) -> u32;
@@ -65,7 +65,7 @@ pub trait MarkWord {
     fn compare_exchange(&self, current: u32, new: u32) -> bool;
 }
 
-/// Marks the flow whose word was `seen`, some time ago, if it is still the one in the entry; false if it is not.
+/// Marks the flow whose word was `seen` some time ago, if that flow is still in the entry; false if it is not.
 pub fn give<W: MarkWord>(word: &W, seen: u32, mark: u32) -> bool {
     loop {
         let present = word.load();

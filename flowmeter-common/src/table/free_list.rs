@@ -1,6 +1,6 @@
-//! The list of free entries, a stack that kernel and agent share (Treiber), and what each CPU has taken of it.
+//! The list of free entries: a stack that kernel and agent share (Treiber's), from which each CPU takes several at once.
 //!
-//! All zero, as memory is at first, the list leads from the first entry to the last in their order.
+//! Memory that is all zero, as it is at first, is the list of all entries in their order.
 
 use super::magazine::Magazine;
 use super::memory::Memory;
@@ -9,7 +9,7 @@ use super::tag::{self, Word};
 /// Why a packet has no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoSlot {
-    /// There is no free entry; or both buckets are full.
+    /// There is no free entry, or both buckets are full.
     Full,
     /// Other CPUs kept claiming the same flow, or free entries.
     Contended,
@@ -19,7 +19,7 @@ pub enum NoSlot {
 /// an exchange to mistake one word for another.
 const NUMBER: u64 = tag::MAX_ENTRIES as u64;
 
-/// The entry that the word leads to; of an empty list a number that is no entry's.
+/// The entry that the word leads to. If the list is empty, this is the number of no entry.
 #[inline(always)]
 const fn first(word: u64) -> u32 {
     (word & NUMBER) as u32
@@ -82,7 +82,7 @@ pub(super) fn refill<M: Memory>(memory: &M, magazine: &mut Magazine) -> Result<(
     Err(NoSlot::Contended)
 }
 
-/// Puts an entry back, which nobody uses any more.
+/// Puts an entry back that nobody uses any more.
 pub(super) fn give_back<M: Memory>(memory: &M, entry: u32) {
     let (Some(head), Some(onward)) = (memory.free_word(0), memory.free_word(entry + 1)) else {
         return;

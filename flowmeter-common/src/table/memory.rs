@@ -6,7 +6,7 @@ use super::tag::Word;
 use crate::flow::Entry;
 use crate::packet::Packet;
 
-/// The arrays.
+/// The table's arrays.
 pub trait Memory {
     /// How tags are accessed.
     type Word: Word;
@@ -26,14 +26,14 @@ pub trait Memory {
     fn relax(&self) {
         core::hint::spin_loop();
     }
-    /// Told that this packet will most likely be added to the entry, so that its cache lines can be
-    /// fetched at once, and not one after the other as they are come upon.
+    /// A hint: this packet will most likely be added to the entry. So its cache lines can be fetched at once, and not one
+    /// after the other as the update reaches them.
     #[inline(always)]
     fn prefetch(&self, _entry: *mut Entry, _packet: &Packet) {}
 }
 
-/// A table as those see it who open flows: each with free entries of its own.
+/// The table as one CPU sees it that opens flows: with free entries of its own.
 pub trait Opens: Memory {
-    /// Nobody else touches them. `None` never.
+    /// This CPU's free entries; nobody else touches them. Never `None`.
     fn magazine(&self) -> Option<*mut Magazine>;
 }

@@ -4,14 +4,14 @@
 //! Eight tags fill a cache line; a tag is 35 bits of the key's hash, a state, and the number of the flow's entry, which
 //! lies in another array.
 //!
-//! There are so few near buckets that they stay in a cache, and a flow is in its near one unless that was full. As long as
-//! flows are few, which is most of the time, a packet waits for memory once, for its flow's entry, and not before that
-//! for the tag. Of far ones there are so many that, with all entries taken, fewer than one flow in a million finds both
+//! The near buckets are so few that they stay in a cache, and a flow is in its near one unless that was full. While flows
+//! are few, which is most of the time, a packet waits for memory once: for its flow's entry, and not for the tag before
+//! it. The far buckets are so many that, with all entries taken, fewer than one flow in a million finds both of its
 //! buckets full.
 //!
-//! Entries are handed out from a stack: what was given back last is taken first. Thus however large the table is, the flows
-//! that live lie close together, on as few pages as they need; were they strewn over all of it, most packets would wait for
-//! the translation of an address.
+//! Entries are handed out from a stack: what was given back last is taken first. So living flows lie close together, on as
+//! few pages as they need, however large the table is. Strewn over all of it, most packets would wait for the translation
+//! of an address.
 //!
 //! ```text
 //!            kernel: claim (compare-exchange)        kernel: publish
@@ -22,13 +22,13 @@
 //!     +--------------------------------------+
 //! ```
 //!
-//! - Only who moved a tag from EMPTY to CLAIMING writes the entry's key, and only before publishing.
-//! - A kernel program that found a LIVE tag may update the entry until the program returns, even if the tag is retired
-//!   meanwhile. Therefore the agent lets every program that was running when it saw the tag retired come to its end
-//!   (a grace period), before it copies the entry and frees the slot.
+//! - Only the program that moved a tag from EMPTY to CLAIMING writes the entry's key, and only before it publishes.
+//! - A kernel program that found a LIVE tag may update the entry until it returns, even if the tag is retired meanwhile. So
+//!   the agent waits until every program has returned that ran when the tag was retired (a grace period). Only then does
+//!   it copy the entry and free the slot.
 //! - After retirement nobody finds the entry any more: a late packet opens a new flow.
-//! - Free entries are linked, last in first out; the word that says which is the first counts every change, so that who
-//!   has followed links that have changed since fails to exchange it (Treiber's stack). A CPU takes several at once and keeps
+//! - Free entries are linked, last in first out (Treiber's stack). The word that leads to the first counts every change, so
+//!   the exchange fails for a CPU that followed links that have changed since. A CPU takes several entries at once and keeps
 //!   them for itself: the word is exchanged once for many flows, and CPUs seldom meet at it.
 //! - Two CPUs that open one flow at once both claim, then look whether the other did. With compare-exchange a full
 //!   barrier between a claim and that look, at least one sees the other. The claim in the lower slot stands: who is in the
@@ -39,7 +39,7 @@
 //!
 //! # Processors that reorder
 //!
-//! x86 keeps loads in order, and stores; ARM64 keeps neither. What the protocol needs of order, and what gives it:
+//! x86 keeps loads in order, and stores; ARM64 keeps neither. This is the order that the protocol needs, and what gives it:
 //!
 //! - *Key and state are read after the tag that says they are there.* The kernel has no load with acquire ordering
 //!   before Linux 6.15. A branch on the tag would not do: processors guess it. The entry's address is computed from the
@@ -54,8 +54,8 @@
 //! - *An entry is copied after the last store into it.* The grace period is a full barrier on every processor.
 //! - *A living flow is read while it is written.* Nothing orders that: the agent may see a packet's stores in any order,
 //!   though none older than the few microseconds that a store takes to be seen. When it decides whether the flow has
-//!   ended, it takes times that cannot be for times that it cannot see yet (`Ages::read`). The copy that a living flow's
-//!   verdict is made of may lack a part of the latest packet; what is accounted for is copied when nobody writes.
+//!   ended, it takes times that cannot be for times that it cannot see yet (`Ages::read`). The copy from which a living
+//!   flow is scored may lack a part of the latest packet. The copy that enters the account is made when nobody writes.
 
 mod buckets;
 mod claim;
