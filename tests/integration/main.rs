@@ -17,6 +17,7 @@
 //! | Deepfence FlowMeter's model says what it said there | [`seed`] | ONNX Runtime |
 //! | figures of a run with known labels are right | [`evaluate`] | ONNX Runtime; python3, the collections |
 //! | a network's own flows set its thresholds | [`calibrate`] | ONNX Runtime |
+//! | the programs of `examples/` work | [`examples`] | ONNX Runtime; python3 with pyarrow |
 //! | the recorded sample is what its manifest says | [`sample`] | |
 //!
 //! A test that lacks what it needs says `NOT RUN` and passes; with `CI=true` it fails.
@@ -26,6 +27,7 @@ mod community_id;
 mod context;
 mod corpora;
 mod evaluate;
+mod examples;
 mod features;
 mod flows;
 mod independent;

@@ -1,7 +1,6 @@
 //! The benchmarks: each prints rates, and ratios of one run.
 
 mod capture;
-mod flows;
 mod kernel;
 mod latency;
 mod prefilter;

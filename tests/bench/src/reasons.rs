@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use flowmeter::model::{Model, Verdict, log_odds};
 
-use crate::flows;
+use flowmeter_bench::flows;
 
 /// Arguments of `bench reasons`.
 #[derive(Args)]

@@ -8,7 +8,7 @@ use flowmeter::record::FlowRecord;
 use flowmeter::scoring::Batch;
 use harness::test_programs::pin_to;
 
-use crate::flows::{self, distinct};
+use flowmeter_bench::flows::{self, distinct};
 
 /// Arguments of `bench score`.
 #[derive(Args)]
