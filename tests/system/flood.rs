@@ -2,7 +2,6 @@
 //! every packet is accounted for, and the log says what it was.
 
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use flowmeter::record::FlowRecord;
@@ -130,7 +129,7 @@ fn over_a_cable() -> Result<()> {
     };
     send(true)?;
     send(false)?;
-    std::thread::sleep(Duration::from_millis(300));
+    watches.wait_quiet("in")?;
     let before = agent.resident_bytes()?;
     let frame = probe();
     let mut most = before;
@@ -139,7 +138,7 @@ fn over_a_cable() -> Result<()> {
         most = most.max(agent.resident_bytes()?);
     }
     send(false)?;
-    std::thread::sleep(Duration::from_millis(300));
+    watches.wait_quiet("in")?;
     let arrived = watches.received_packets("in")?;
     let outcome = agent.stop(Signal::Interrupt)?;
     outcome.expect_clean()?;

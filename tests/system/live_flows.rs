@@ -16,8 +16,6 @@ use harness::{machine, require_program};
 
 const CLIENT: [&str; 2] = ["10.77.0.1", "2001:db8:77::1"];
 const SERVER: [&str; 2] = ["10.77.0.2", "2001:db8:77::2"];
-/// How long the last packets may take to arrive.
-const SETTLE: Duration = Duration::from_millis(300);
 /// How often traffic is made again when the cable, a ring of packets in memory, was full on a busy machine.
 const TRIES: u32 = 5;
 
@@ -49,7 +47,8 @@ impl Bench {
             let dropped_before = self.dropped_packets()?;
             let tap = Tap::start(&self.client, "c0")?;
             work(self)?;
-            std::thread::sleep(SETTLE);
+            self.client.wait_quiet("c0")?;
+            self.server.wait_quiet("s0")?;
             let tapped = tap.finish()?;
             let dropped = self.dropped_packets()? - dropped_before;
             let outcome = agent.stop(Signal::Interrupt)?;
@@ -197,10 +196,12 @@ fn super_packets_count_as_their_segments() -> Result<()> {
 struct Server(Child);
 
 impl Server {
-    fn start(mut command: Command) -> Result<Self> {
+    /// Starts it, and waits until it listens on a TCP port of its namespace.
+    fn start(mut command: Command, namespace: &Namespace, port: u16) -> Result<Self> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        std::thread::sleep(Duration::from_millis(700));
-        Ok(Self(child))
+        let server = Self(child);
+        namespace.wait_listening(port).with_context(|| format!("{command:?}"))?;
+        Ok(server)
     }
 }
 
@@ -237,7 +238,7 @@ fn curl_iperf3_and_nc() -> Result<()> {
         for (server, host) in [(SERVER[0], SERVER[0].to_owned()), (SERVER[1], format!("[{}]", SERVER[1]))] {
             let mut command = bench.server.command("python3");
             command.args(["-m", "http.server", "8000", "--bind", server, "--directory"]).arg(folder.path());
-            let web = Server::start(command)?;
+            let web = Server::start(command, &bench.server, 8000)?;
             let mut command = bench.client.command("curl");
             command.args([
                 "-s",
@@ -253,7 +254,7 @@ fn curl_iperf3_and_nc() -> Result<()> {
 
             let mut command = bench.server.command("iperf3");
             command.args(["-s", "-1", "-B", server]);
-            let iperf = Server::start(command)?;
+            let iperf = Server::start(command, &bench.server, 5201)?;
             let mut command = bench.client.command("iperf3");
             command.args(["-c", server, "-n", "8M", "-b", "400M"]);
             client(command, b"")?;
@@ -261,7 +262,7 @@ fn curl_iperf3_and_nc() -> Result<()> {
 
             let mut command = bench.server.command("nc");
             command.args(["-l", server, "9000"]);
-            let listener = Server::start(command)?;
+            let listener = Server::start(command, &bench.server, 9000)?;
             let mut command = bench.client.command("nc");
             command.args(["-N", server, "9000"]);
             client(command, &[3; 40_000])?;
@@ -295,7 +296,7 @@ fn loopback_in_generic_mode() -> Result<()> {
         server.recv(&mut [0; 100])?;
         Ok(())
     })??;
-    std::thread::sleep(SETTLE);
+    place.wait_quiet("lo")?;
     let outcome = agent.stop(Signal::Interrupt)?;
     outcome.expect_clean()?;
     ensure!(outcome.said.contains("generic"), "the mode is said: {}", outcome.said);

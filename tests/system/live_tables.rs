@@ -1,7 +1,6 @@
 //! Promise: live tables, CSV and Parquet, hold the flows of the packets that passed, and are whole when the agent is stopped.
 
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::agent::{Agent, Signal};
@@ -26,10 +25,10 @@ fn live_tables() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let log = folder.path().join("log");
         let agent = Agent::start(&watches, &["in"], &log, &["--format", format, "--set", "cic-fixed/v1"])?;
-        sends.run(|| {
+        let sent = sends.run(|| {
             Sender::open("out")?.send(&frames, Pace::Unpaced, Oversized::Refuse, &AtomicBool::new(false))
         })??;
-        std::thread::sleep(Duration::from_millis(300));
+        watches.wait_received("in", sent)?;
         let outcome = agent.end(Signal::Terminate)?;
         ensure!(outcome.status.success(), "{format}: {}", outcome.said);
         let table = if format == "csv" { read_csv(&log)? } else { read_parquet(&log)?.1 };

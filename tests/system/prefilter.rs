@@ -93,6 +93,11 @@ impl Place {
         send(&self.sends, "out", frames)
     }
 
+    /// Waits until the host has received all that was sent.
+    fn settle(&self) -> Result<()> {
+        self.watches.wait_quiet("in")
+    }
+
     /// What is dropped on its way out is told to who sends it.
     fn leave(&self, frames: &[Frame]) -> Result<()> {
         self.watches.run(|| {
@@ -167,7 +172,7 @@ fn mixed(mode: &str, further: &[&str]) -> Result<([BTreeSet<u64>; 3], Value)> {
         let frames: Vec<Frame> = flows().map(|(flow, _, size)| packet(flow, size, n, leaves)).collect();
         if leaves { place.leave(&frames)? } else { place.arrive(&frames)? }
     }
-    std::thread::sleep(Duration::from_millis(300));
+    place.settle()?;
     let outcome = agent.stop(Signal::Interrupt)?;
     outcome.expect_clean()?;
     let stats = outcome.stats()?.clone();
@@ -345,7 +350,7 @@ fn adopts(signal: libc::c_int, mode: &str) -> Result<()> {
     ensure!(format!("{other:#}").contains("other settings"), "{other:#}");
     let second = place.agent(&words)?;
     round()?;
-    std::thread::sleep(Duration::from_millis(300));
+    place.settle()?;
     let outcome = second.stop(Signal::Interrupt)?;
     outcome.expect_clean()?;
     let whole = outcome.flows().filter(|row| row["packets"] == 5 && row["dst_port"] == 9999).count() as u64;
@@ -542,7 +547,7 @@ fn fails_open(mode: &str, harm: Harm, further: &[&str]) -> Result<()> {
             })
             .collect();
         place.arrive(&frames)?;
-        std::thread::sleep(Duration::from_millis(300));
+        place.settle()?;
     }
     let stream = Stream { next: AtomicU64::new(Stream::BASE), stop: AtomicBool::new(false) };
     let mut moments = Vec::new();
@@ -578,7 +583,7 @@ fn fails_open(mode: &str, harm: Harm, further: &[&str]) -> Result<()> {
         sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         done
     })?;
-    std::thread::sleep(Duration::from_millis(300));
+    place.settle()?;
     let host = host.finish()?;
     let of = |from: usize, to: usize| -> (u64, u64) {
         // Packets are made five at a time, before they are sent: those at the edge belong to neither side.
@@ -686,7 +691,7 @@ fn lists_are_read_again() -> Result<()> {
     agent.signal(libc::SIGHUP)?;
     agent.wait_said("1 rules are in force")?;
     let all = round(&both)?;
-    std::thread::sleep(Duration::from_millis(300));
+    place.settle()?;
     let outcome = agent.stop(Signal::Interrupt)?;
     outcome.expect_clean()?;
     let host = host.finish()?;
@@ -737,7 +742,7 @@ fn an_audit_from_log_and_alerts() -> Result<()> {
     (0..FIRST).try_for_each(round)?;
     agent.wait_for(MANY as usize, |row| row["event"] == "verdict")?;
     (FIRST..END).try_for_each(round)?;
-    std::thread::sleep(Duration::from_millis(300));
+    place.settle()?;
     let outcome = agent.stop(Signal::Interrupt)?;
     outcome.expect_clean()?;
     let seen = inspector.finish()?;

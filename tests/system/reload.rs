@@ -99,7 +99,7 @@ fn another_model_takes_over_under_traffic_and_a_bad_one_does_not() -> Result<()>
         (outcome, rounds)
     });
     let (refused, rounds) = (outcome?, rounds?);
-    std::thread::sleep(Duration::from_millis(300));
+    watches.wait_received("in", u64::from(rounds) * u64::from(FLOWS) * PACKETS)?;
     let outcome = agent.stop(Signal::Terminate)?;
     outcome.expect_clean()?;
     assert!(refused.contains("ERROR") && refused.contains("model.onnx"), "{refused}");

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::agent::{Agent, Outcome, Signal, pcap_rows};
@@ -21,7 +20,7 @@ fn live(frames: &[Frame], pace: Pace, further: &[&str]) -> Result<(Outcome, u64)
     let agent = Agent::start(&watches, &["in"], &folder.path().join("log"), further)?;
     let sent = sends
         .run(|| Sender::open("out")?.send(frames, pace, Oversized::Refuse, &AtomicBool::new(false)))??;
-    std::thread::sleep(Duration::from_millis(300));
+    watches.wait_received("in", sent)?;
     let outcome = agent.stop(Signal::Interrupt)?;
     outcome.expect_clean()?;
     Ok((outcome, sent))

@@ -34,10 +34,10 @@ fn flushes(signal: Signal) -> Result<()> {
     .zip(0_u64..)
     .map(|(packet, number)| Frame::new(number, packet.build()))
     .collect();
-    sends.run(|| {
+    let sent = sends.run(|| {
         Sender::open("out")?.send(&frames, Pace::Unpaced, Oversized::Refuse, &AtomicBool::new(false))
     })??;
-    std::thread::sleep(Duration::from_millis(200));
+    watches.wait_received("in", sent)?;
     ensure!(agent.rows()?.iter().all(|row| row["event"] != "flow"), "both flows still live");
 
     let outcome = agent.stop(signal)?;

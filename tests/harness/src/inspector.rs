@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -31,10 +33,16 @@ pub fn number_of(frame: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(number.try_into().ok()?))
 }
 
+/// How long tcpdump may take to read what has come.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks at how far it is.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// tcpdump on an interface; killed when dropped.
 #[derive(Debug)]
 pub struct Inspector {
     child: Child,
+    lines: Receiver<String>,
     capture: PathBuf,
 }
 
@@ -61,15 +69,17 @@ impl Inspector {
             said.push_str(&line?);
         }
         // Read on, or it would stop at a full pipe.
-        std::thread::spawn(move || lines.count());
-        Ok(Self { child, capture: capture.to_owned() })
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            lines.map_while(std::result::Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Ok(Self { child, lines: receiver, capture: capture.to_owned() })
     }
 
     /// Stops it, and returns the numbers of the packets that it has captured, each of which it must have but once.
     pub fn finish(mut self) -> Result<BTreeSet<u64>> {
-        // SAFETY: no pointers; the child has not been waited for, so the number is still its own.
-        let result = unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGINT) };
-        ensure!(result == 0, "signalling tcpdump: {}", std::io::Error::last_os_error());
+        self.wait_read()?;
+        self.signal(libc::SIGINT)?;
         let status = self.child.wait()?;
         ensure!(status.success(), "tcpdump ended with {status}");
         let frames = read_capture(&self.capture)?;
@@ -77,6 +87,32 @@ impl Inspector {
         let set: BTreeSet<u64> = numbers.iter().copied().collect();
         ensure!(set.len() == numbers.len(), "{} packets were captured twice", numbers.len() - set.len());
         Ok(set)
+    }
+
+    /// Waits until it has read all that it was given, and nothing more comes: at its end it would leave the rest behind.
+    fn wait_read(&self) -> Result<()> {
+        let (limit, mut before) = (Instant::now() + PATIENCE, None);
+        loop {
+            self.signal(libc::SIGUSR1)?;
+            let said = self.lines.recv_timeout(PATIENCE).context("tcpdump does not say how far it is")?;
+            let numbers: Vec<u64> =
+                said.split(|c: char| !c.is_ascii_digit()).filter_map(|text| text.parse().ok()).collect();
+            let [captured, received, dropped] = numbers[..] else { continue };
+            ensure!(dropped == 0, "tcpdump itself lost {dropped} packets: its numbers mean nothing");
+            if captured == received && before == Some(received) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < limit, "tcpdump has read {captured} of {received} packets");
+            before = Some(received);
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn signal(&self, number: libc::c_int) -> Result<()> {
+        // SAFETY: no pointers; the child has not been waited for, so the number is still its own.
+        let result = unsafe { libc::kill(self.child.id() as libc::pid_t, number) };
+        ensure!(result == 0, "signalling tcpdump: {}", std::io::Error::last_os_error());
+        Ok(())
     }
 }
 

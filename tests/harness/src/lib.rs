@@ -5,7 +5,7 @@
 //! 1. [`machine`]: which tests may run side by side; [`netns`]: network namespaces, removed when their guard is dropped.
 //! 2. [`frames`]: builds frames header by header.
 //! 3. [`replay`]: sends frames out of an interface, as recorded or as fast as it goes.
-//! 4. [`agent`]: runs the `flowmeter` binary as its users do.
+//! 4. [`agent`]: runs the `flowmeter` binary as its users do; [`cable`]: between a sender and a watched host.
 //! 5. [`row`]: reads its log; [`table`]: reads its tables.
 //! 6. [`tap`]: counts the same packets by other means; [`inspector`]: captures what FlowMeter lets through to it.
 //! 7. [`fixtures`]: small captures, each of one hard case; [`corpora`]: large collections of found ones.
@@ -16,6 +16,7 @@
 //! Nothing here touches the machine's own interfaces: traffic stays in namespaces that the caller makes.
 
 pub mod agent;
+pub mod cable;
 pub mod corpora;
 pub mod fixtures;
 pub mod frames;

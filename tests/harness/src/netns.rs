@@ -5,9 +5,12 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+/// How long packets on a cable may take to be received.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Numbers the namespaces of this process.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -134,6 +137,76 @@ impl Namespace {
     /// Packets that an interface has received, by its driver's count.
     pub fn received_packets(&self, interface: &str) -> Result<u64> {
         self.driver_count(interface, "rx", "packets")
+    }
+
+    /// Waits until an interface has received so many packets, by its driver's count: then programs have run on all of them.
+    ///
+    /// # Errors
+    /// They have not come within a time that suffices on any machine.
+    pub fn wait_received(&self, interface: &str, packets: u64) -> Result<()> {
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            let received = self.received_packets(interface)?;
+            if received >= packets {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < limit,
+                "{interface} has received {received} of {packets} packets after {} s",
+                PATIENCE.as_secs()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until a program inside listens on this TCP port.
+    ///
+    /// # Errors
+    /// None does within a time that suffices on any machine.
+    pub fn wait_listening(&self, port: u16) -> Result<()> {
+        // The kernel's list: local address and port in hexadecimal, state 0A for one that listens.
+        let listens = |table: String| {
+            table.lines().any(|line| {
+                let mut words = line.split_ascii_whitespace().skip(1);
+                words.next().is_some_and(|local| local.ends_with(&format!(":{port:04X}")))
+                    && words.nth(1) == Some("0A")
+            })
+        };
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            // Of the thread that asks: its namespace, not that of the process.
+            let tables = self.run(|| {
+                ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].map(std::fs::read_to_string)
+            })?;
+            if tables.into_iter().flatten().any(listens) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < limit,
+                "nothing listens on port {port} in {} after {} s",
+                self.name,
+                PATIENCE.as_secs()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until nothing more is received, for traffic of which a part may be dropped on its way.
+    ///
+    /// # Errors
+    /// It does not end within a time that suffices on any machine.
+    pub fn wait_quiet(&self, interface: &str) -> Result<()> {
+        let limit = Instant::now() + PATIENCE;
+        let mut before = self.received_packets(interface)?;
+        loop {
+            std::thread::sleep(Duration::from_millis(200));
+            let received = self.received_packets(interface)?;
+            if received == before {
+                return Ok(());
+            }
+            ensure!(Instant::now() < limit, "{interface} still receives after {} s", PATIENCE.as_secs());
+            before = received;
+        }
     }
 
     /// Packets that an interface has dropped, on their way in or out, by its driver's count. A super-packet is one.
