@@ -95,11 +95,11 @@ fn closed_connections() -> Result<()> {
     let cable = Cable::new(&[])?;
     let mut sent = Vec::new();
     for i in 0..CONNECTIONS {
-        let segment = |flags| {
-            let transport = Transport::tcp(5000 + i, 80).flags(flags);
+        let segment = |flags, sequence| {
+            let transport = Transport::tcp(5000 + i, 80).flags(flags).numbers(sequence, 0);
             Frame::new(0, Packet::ipv4("192.0.2.1", "198.51.100.7").with(transport).build())
         };
-        let frames = [segment(tcp::SYN), segment(tcp::RST)];
+        let frames = [segment(tcp::SYN, 1), segment(tcp::RST, 2)];
         cable.sends.run(|| {
             Sender::open("out")?.send(&frames, Pace::Unpaced, Oversized::Refuse, &AtomicBool::new(false))
         })??;
