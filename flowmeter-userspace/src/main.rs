@@ -4,12 +4,24 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::CommandFactory as _;
 use flowmeter::cli::{Cli, Command, ModelCommand};
+use flowmeter::config::file;
 use flowmeter::{command, version};
 
+/// Exit code when arguments are wrong, as clap gives it.
+const WRONG_ARGUMENTS: u8 = 2;
+
 fn main() -> ExitCode {
-    let cli = parse();
+    // `--version` tells more than the parser of the command line knows.
+    let command = Cli::command().long_version(version::long());
+    let cli = match file::parse(command, std::env::args_os().collect(), &|name| std::env::var(name).ok()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(WRONG_ARGUMENTS);
+        }
+    };
     start_log(&cli);
     match run(&cli) {
         Ok(code) => code,
@@ -22,17 +34,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// What was typed. `--version` tells more than the parser of the command line knows.
-fn parse() -> Cli {
-    let matches = Cli::command().long_version(version::long()).get_matches();
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
-}
-
 fn run(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Live(args) => command::live::run(args),
         Command::Pcap(args) => command::pcap::run(args),
         Command::Audit(args) => command::audit::run(args),
+        Command::Config(args) => command::config::run(args),
         Command::Doctor(args) => command::doctor::run(args),
         Command::Setup(args) => command::setup::run(args),
         Command::Evaluate(args) => command::evaluate::run(args),

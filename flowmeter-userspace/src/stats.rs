@@ -33,6 +33,12 @@ pub struct Stats {
     pub torn_reads: u64,
     /// Groups of flows that were still remembered and had to give way to others, see [`crate::context`].
     pub context_pushed_out: u64,
+    /// Whether the inspector gets its packets; None if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inspector: Option<InspectorStats>,
+    /// How the log fares; None for tables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogCounts>,
     /// True in the last line.
     pub last: bool,
 }
@@ -44,6 +50,37 @@ impl Stats {
             log::info!("{}", account.line());
         }
     }
+}
+
+/// How an interface is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LinkState {
+    /// Whether the programs are attached.
+    pub attached: bool,
+    /// `up`, `down` (or without carrier), or `gone`.
+    pub link: &'static str,
+}
+
+/// What was sent to the inspector, and what its interface says it sent on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InspectorStats {
+    /// Name of the interface.
+    pub interface: String,
+    /// Packets sent to it since the start.
+    pub sent: u64,
+    /// How many of them arrived there, at most.
+    pub arrived: u64,
+    /// False while it is gone or down, or while nothing arrives; then every packet passes.
+    pub reached: bool,
+}
+
+/// What kept the log from being written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LogCounts {
+    /// Writes that failed.
+    pub errors: u64,
+    /// Lines that are lost: there was no room for them for so long that they could not be held.
+    pub lost: u64,
 }
 
 /// Flows by where they are.
@@ -150,6 +187,9 @@ pub struct Account {
     pub skipped: u64,
     /// Those, by reason; reasons that did not occur are left out.
     pub skipped_by_reason: Map<String, Value>,
+    /// How the interface is; None for captures.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub state: Option<LinkState>,
     /// What became of the packets, if they were not only watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefilter: Option<PrefilterStats>,
@@ -248,6 +288,7 @@ impl Account {
             skipped_by_reason: occurred(
                 Skip::ALL.map(|reason| (reason.name(), counters.skipped[reason as usize])),
             ),
+            state: None,
             prefilter: None,
             identity: counters.balanced(),
         }

@@ -13,9 +13,11 @@
 //! | a flood loses nothing silently and keeps to the printed memory | [`flood`] | alone |
 //! | memory is flat | [`soak`] | alone |
 //! | flows end by the clock, with no traffic needed | [`quiet_expiry`] | |
+//! | interfaces may go and come back, and a blind inspector is noticed | [`interfaces`] | ethtool |
 //! | the pre-filter passes and drops what it says, and fails open | [`prefilter`] | tcpdump |
 //! | who knows how it works can neither blind the table nor hide a flow | [`hostile`] | |
 //! | the agent survives restart, rotation, a full disk, a lost interface | [`operations`] | |
+//! | no restart, rotation, full disk or hanging reader destroys the log | [`log_survives`] | |
 //! | SIGHUP loads a model without losing a flow | [`reload`] | |
 //! | SIGINT and SIGTERM flush, detach, and end with 0 | [`shutdown`] | |
 //! | what cannot work is refused in one sentence | [`refusals`] | |
@@ -30,8 +32,10 @@
 
 mod flood;
 mod hostile;
+mod interfaces;
 mod live_flows;
 mod live_tables;
+mod log_survives;
 mod operations;
 mod parity;
 mod prefilter;

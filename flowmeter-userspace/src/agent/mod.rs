@@ -14,14 +14,18 @@
 //!     | 1 model
 //!  reload thread        loads a model on SIGHUP, while the one before goes on scoring
 //!
-//!  main thread          signals, the lists, the programs' own messages
+//!  main thread          signals, the lists, the interfaces twice a second, the programs' own messages
 //! ```
 
+mod delivery;
 mod drain_task;
+mod interfaces;
+mod output;
 mod pipeline_task;
 mod queues;
 mod reload;
 mod stats;
+mod status;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,25 +37,29 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinHandle};
 
 use self::drain_task::DrainTask;
+use self::interfaces::InterfaceWatch;
+use self::output::Output;
 use self::pipeline_task::PipelineTask;
 use self::queues::{MAX_OUT, queues};
 use self::reload::{ListReload, ModelReload};
 use self::stats::{Sources, report};
+use self::status::Status;
 use crate::config::{Format, LiveConfig, Mode};
 use crate::context::{Context, Surroundings};
 use crate::kernel::{
-    self, Counters, Heartbeat, Kernel, Loaded, SharedTable, TableSize, find_inspector, random_seed,
-    refuse_stacked,
+    self, Attachment, Counters, Heartbeat, Kernel, Loaded, SharedTable, TableSize, find_inspector,
+    random_seed, refuse_stacked,
 };
-use crate::pipeline::Pipeline;
-use crate::prefilter::{Marker, Policy};
+use crate::prefilter::Policy;
 use crate::record::FlowRecord;
 use crate::scoring::{Scorer, ScorerLoader};
-use crate::sink::{self, table::Extent};
+use crate::sink::log_file::LogStatus;
 use crate::source::live::{Drain, DrainCounts, Known};
 
 /// How often the kernel programs' own messages are looked for.
 const LOG_PERIOD: Duration = Duration::from_millis(200);
+/// Exit code after a second signal, as shells give it for Ctrl-C.
+const INTERRUPTED: i32 = 130;
 
 /// Watches until Ctrl-C or SIGTERM.
 ///
@@ -73,12 +81,14 @@ struct Parts {
     counters: Counters,
     table: Arc<SharedTable>,
     drain: Drain,
-    pipeline: Pipeline,
+    output: Output,
     scorers: Option<ScorerLoader>,
     heartbeat: Arc<Heartbeat>,
     lists: ListReload,
     adopted: bool,
     policy: Policy,
+    status: Arc<Status>,
+    inspector: Option<(String, u32)>,
 }
 
 /// Builds the parts. Everything that can be refused is refused here, before anything is attached.
@@ -91,6 +101,7 @@ fn build(config: &LiveConfig) -> Result<Parts> {
         refuse_stacked(name, &config.interfaces)?;
     }
     let policy = Policy::new(&config.prefilter, inspector);
+    let inspector = config.prefilter.inspector.clone().zip(inspector);
     let Loaded { kernel, table, aggregates, ring, counters, heartbeat, lists, adopted } =
         Kernel::load(config, &policy)?;
     let heartbeat = Arc::new(heartbeat);
@@ -98,15 +109,9 @@ fn build(config: &LiveConfig) -> Result<Parts> {
     lists.load()?;
     let scorers = config.scoring.as_ref().map(ScorerLoader::new).transpose()?;
     let scorer = scorers.as_ref().map(ScorerLoader::load_first).transpose()?.map(Scorer::explaining_in_time);
-    let extent = Extent { scored: scorer.is_some(), several: config.interfaces.len() > 1 };
-    let output = &config.output;
-    let out = sink::open_with(&config.log, adopted && output.format == Format::Jsonl)?;
-    let sink =
-        sink::make(output.format, out, output.set, extent, output.features, policy.blocks_malicious())?;
-    let sink = sink::with_exports(sink, &output.ipfix, false)?;
-    let mut pipeline = Pipeline::new(output.set, scorer, sink);
-    pipeline.mark_by(Marker::new(config.prefilter.audit, random_seed()?));
-    let context = match pipeline.needs_context() {
+    let status = Arc::new(Status::default());
+    let output = Output::prepare(config, scorer, &status.log, policy.blocks_malicious())?;
+    let context = match output.needs_context() {
         true => Some(Context::new(random_seed()?)),
         false => None,
     };
@@ -119,68 +124,100 @@ fn build(config: &LiveConfig) -> Result<Parts> {
         log::info!("adopted the flows that the previous agent left");
         drain.resume(heartbeat.ledger());
     }
-    Ok(Parts { kernel, counters, table, drain, pipeline, scorers, heartbeat, lists, adopted, policy })
+    Ok(Parts {
+        kernel,
+        counters,
+        table,
+        drain,
+        output,
+        scorers,
+        heartbeat,
+        lists,
+        adopted,
+        policy,
+        status,
+        inspector,
+    })
 }
 
 /// Wires the parts, attaches, runs until a signal comes or a thread fails, and stops.
 async fn watch(parts: Parts, config: &LiveConfig) -> Result<ExitCode> {
-    let Parts {
-        mut kernel,
-        counters,
-        table,
-        drain,
-        pipeline,
-        scorers,
-        heartbeat,
-        mut lists,
-        adopted,
-        policy,
-    } = parts;
+    let Parts { mut kernel, table, drain, output, heartbeat, mut lists, adopted, policy, status, .. } = parts;
     let mut signals = Signals::listen()?;
     policy.lines().iter().for_each(|line| log::info!("{line}"));
-    attach(&mut kernel)?;
-    tell_memory(table.size(), pipeline.needs_context())?;
+    let context = output.needs_context();
+    let attachments = kernel.attach()?;
+    let pipeline = output.open()?;
+    attachments.iter().for_each(tell_attachment);
+    tell_memory(table.size(), context)?;
 
     let (stop, leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let (queues, received) = queues();
-    let (model, loaded) = ModelReload::new(scorers, pipeline.needs_context());
-    let counters = Arc::new(counters);
-    let sources = Sources { table, counters: Arc::clone(&counters), mode: policy.mode(), adopted };
+    let (model, loaded) = ModelReload::new(parts.scorers, context);
+    let counters = Arc::new(parts.counters);
+    let sources = Sources {
+        table,
+        counters: Arc::clone(&counters),
+        mode: policy.mode(),
+        adopted,
+        status: Arc::clone(&status),
+        is_log: matches!(config.output.format, Format::Jsonl | Format::Eve | Format::Zeek),
+    };
+    let (noted, inspector) = (Arc::clone(&status), parts.inspector);
+    let beats = Arc::clone(&heartbeat);
+    let mut watch =
+        InterfaceWatch::new(Arc::clone(&counters), beats, noted, inspector, config.exit_when_gone)?;
+    let account = sources.clone();
     let (stats_interval, beats) = (config.stats_interval, Arc::clone(&heartbeat));
     let mut write = PipelineTask { pipeline, loaded, heartbeat: beats, sources }.spawn(received);
-    let mut drain = DrainTask {
-        drain,
-        queues,
-        stop: Arc::clone(&stop),
-        leave: Arc::clone(&leave),
-        heartbeat,
-        stats_interval,
-    }
-    .spawn();
+    let (stops, leaves) = (Arc::clone(&stop), Arc::clone(&leave));
+    let mut drain =
+        DrainTask { drain, queues, stop: stops, leave: leaves, heartbeat, stats_interval }.spawn();
 
     let mut log_ticks = tokio::time::interval(LOG_PERIOD);
+    let mut looks = tokio::time::interval(interfaces::PERIOD);
     let outcome = loop {
         tokio::select! {
-            _ = signals.interrupt.recv() => break Ok(()),
+            _ = signals.interrupt.recv() => break Ok(None),
             _ = signals.terminate.recv() => {
                 leave.store(config.pin.is_some(), Ordering::Release);
-                break Ok(());
+                break Ok(None);
             }
             _ = signals.hangup.recv() => {
+                status.log.reopen();
                 model.start();
                 lists.reload();
             }
             ended = &mut drain => break Err(why_ended(ended, "taking flows out of the table")),
             ended = &mut write => break Err(why_ended(ended, "writing flows")),
             _ = log_ticks.tick() => kernel.flush_log(),
+            _ = looks.tick() => if let Err(gone) = watch.look(&mut kernel) { break Ok(Some(gone)) },
         }
     };
     let leaves = leave.load(Ordering::Acquire);
     detach(&mut kernel, leaves)?;
-    outcome?;
+    let gone = outcome?;
     stop.store(true, Ordering::Release);
-    let drained = finish(drain, write, leaves).await?;
-    if leaves { Ok(ExitCode::SUCCESS) } else { report(&counters, drained, adopted) }
+    status.log.stop();
+    let drained = tokio::select! {
+        drained = finish(drain, write, leaves) => drained?,
+        () = signals.again() => std::process::exit(INTERRUPTED),
+    };
+    let balanced = leaves || report(&account, drained)?;
+    if let Some(error) = &gone {
+        log::error!("{error:#}");
+    }
+    let well = is_whole(&status.log) && balanced && gone.is_none();
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether the log has all of its lines; says so if it has not.
+fn is_whole(log: &LogStatus) -> bool {
+    let lost = log.lost();
+    if lost != 0 {
+        log::error!("the log could not be written: {lost} lines of it are lost");
+    }
+    lost == 0
 }
 
 /// The signals that an operator sends.
@@ -198,19 +235,25 @@ impl Signals {
             hangup: signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?,
         })
     }
+
+    /// Waits for a second order to stop, while the first is being carried out.
+    async fn again(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+        log::error!("told to stop twice: what has not been written is lost");
+    }
 }
 
-/// Attaches to all interfaces, and says how.
-fn attach(kernel: &mut Kernel) -> Result<()> {
-    for attachment in kernel.attach()? {
-        log::info!(
-            "{}: watching; {} XDP counts what comes in{}",
-            attachment.interface,
-            attachment.ingress,
-            if attachment.egress { ", TC what goes out" } else { "; what goes out is not counted" }
-        );
-    }
-    Ok(())
+/// Says how an interface is watched.
+fn tell_attachment(attachment: &Attachment) {
+    log::info!(
+        "{}: watching; {} XDP counts what comes in{}",
+        attachment.interface,
+        attachment.ingress,
+        if attachment.egress { ", TC what goes out" } else { "; what goes out is not counted" }
+    );
 }
 
 /// Says what memory it may need.

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::queues::{Message, Received, StatsRequest, Taken};
 use super::stats::{Sources, complete};
-use crate::kernel::{Heartbeat, clock};
+use crate::kernel::{Heartbeat, clock, name_of};
 use crate::latency::LatencyHistogram;
 use crate::pipeline::{Feedback, Pipeline};
 use crate::record::{FlowRecord, Stage};
@@ -78,7 +78,8 @@ impl Writer {
                 if self.pipeline.scores() {
                     self.heartbeat.beat(at);
                 }
-                Ok(())
+                // The log may have been renamed, or be waiting for room.
+                self.pipeline.flush()
             }
             Message::Stats(request) => {
                 // Flows that were sent before the request belong into its line.
@@ -92,9 +93,9 @@ impl Writer {
 
     fn flows(&mut self, taken: &Taken) -> Result<()> {
         let flows = &taken.flows;
-        let counters = &self.sources.counters;
+        let watched = self.sources.counters.watched();
         let feedback =
-            self.pipeline.process(flows, |record| counters.interface(record.entry.key.interface))?;
+            self.pipeline.process(flows, |record| name_of(&watched, record.entry.key.interface))?;
         for Feedback { entry, seen, mark } in feedback {
             // A flow that has gone meanwhile needs no mark.
             self.sources.table.give_mark(entry, seen, mark);

@@ -17,9 +17,19 @@ pub struct LiveArgs {
     /// Interface to watch; may be repeated.
     #[arg(short, long, value_name = "NAME", required = true)]
     pub interface: Vec<String>,
+    /// Take options from this TOML file, too: a key is an option's long name. What is typed counts more, then the environment
+    /// (FLOWMETER_MAX_FLOWS); by default /etc/flowmeter/flowmeter.toml is read if it is there.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Where verdicts go: a file, or `-` for the standard output.
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub log: PathBuf,
+    /// Open the log again when its file has been renamed or removed. SIGHUP has it opened again in any case.
+    #[arg(long)]
+    pub reopen: bool,
+    /// End when a watched interface is gone, instead of waiting until there is one of its name again.
+    #[arg(long)]
+    pub exit_when_gone: bool,
     /// How many flows can live at once. Memory is taken at the start, about 1,020 bytes a flow.
     #[arg(long, value_name = "N", default_value_t = 262_144)]
     pub max_flows: u32,

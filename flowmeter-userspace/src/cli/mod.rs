@@ -1,5 +1,6 @@
 //! What can be typed: one struct for each subcommand, as clap reads it. Nothing here knows what it means.
 
+mod config;
 mod evaluation;
 mod live;
 mod model;
@@ -8,6 +9,7 @@ mod setup;
 mod shared;
 mod values;
 
+pub use config::{ConfigArgs, ConfigCommand};
 pub use evaluation::{AuditArgs, CalibrateArgs, EvaluateArgs};
 pub use live::{ActionArg, LiveArgs, ModeArg, OverrideArg, PrefilterArgs, StageArg, VerdictArg};
 pub use model::{FeaturesArgs, ModelArgs, ModelCommand, ReferenceArg};
@@ -83,6 +85,8 @@ pub enum Command {
     Features(FeaturesArgs),
     /// Install ONNX Runtime, which scores flows.
     Setup(SetupArgs),
+    /// Show or check the configuration of `live`: file and environment.
+    Config(ConfigArgs),
     /// Say what this machine offers, and what is missing.
     Doctor(ScoringArgs),
 }

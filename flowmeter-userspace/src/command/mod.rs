@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod calibrate;
+pub mod config;
 pub mod doctor;
 pub mod evaluate;
 pub mod live;

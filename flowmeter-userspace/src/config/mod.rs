@@ -3,6 +3,7 @@
 //! The kernel's loader, the pre-filter's policy and the agent take these types; none of them knows a flag.
 
 mod collector;
+pub mod file;
 mod prefilter;
 
 pub use collector::{Target, Transport};
@@ -28,6 +29,10 @@ pub struct LiveConfig {
     pub interfaces: Vec<String>,
     /// Where the log goes; `-` is the standard output.
     pub log: PathBuf,
+    /// Whether a log that was renamed or removed is noticed, and opened again.
+    pub reopen: bool,
+    /// Whether the agent ends when a watched interface is gone.
+    pub exit_when_gone: bool,
     /// Flows that there must be room for.
     pub max_flows: u32,
     /// Whether to count what leaves, too.
@@ -63,6 +68,8 @@ impl LiveConfig {
         Ok(Self {
             interfaces: args.interface.clone(),
             log: args.log.clone(),
+            reopen: args.reopen,
+            exit_when_gone: args.exit_when_gone,
             max_flows: args.max_flows,
             // What leaves a mirror port was not mirrored to it.
             egress: !args.no_egress && prefilter.mode != Mode::Divert,

@@ -1,13 +1,14 @@
 //! Loads the kernel programs and makes their maps.
 
 use anyhow::{Context as _, Result};
-use aya::maps::{PerCpuArray, RingBuf};
+use aya::maps::xdp::DevMap;
+use aya::maps::{MapData, PerCpuArray, RingBuf};
 use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use flowmeter_common::config::{KernelConfig, counter_slot};
 
-use super::attach::{Attachment, Links};
+use super::attach::{Attaching, Attachment, Links};
 use super::counters::Watched;
 use super::interfaces::{self, Interface};
 use super::pins::{MAPS, Pins};
@@ -31,6 +32,10 @@ pub struct Kernel {
     programs: Programs,
     links: Links,
     pins: Option<Pins>,
+    /// Gives each interface a counter slot.
+    multiplier: u32,
+    /// Where packets are redirected to.
+    inspector: Option<DevMap<MapData>>,
 }
 
 /// The loaded kernel side, in the parts that different threads use.
@@ -82,17 +87,11 @@ impl Kernel {
         let ring = ebpf.take_map("EVENTS").context("the programs have no map EVENTS")?;
         let ring = Ring::new(RingBuf::try_from(ring)?);
         let counters = ebpf.take_map("COUNTERS").context("the programs have no map COUNTERS")?;
-        let PrefilterMaps { heartbeat, lists, tallies } = PrefilterMaps::take(&mut ebpf, &policy.config())?;
-        let watched = |i: &Interface| Watched {
-            slot: counter_slot(i.index, settings.interface_multiplier),
-            name: i.name.clone(),
-            index: i.index,
-        };
-        let counters = Counters {
-            map: PerCpuArray::try_from(counters)?,
-            tallies,
-            interfaces: interfaces.iter().map(watched).collect(),
-        };
+        let PrefilterMaps { heartbeat, lists, tallies, inspector } =
+            PrefilterMaps::take(&mut ebpf, &policy.config())?;
+        let multiplier = settings.interface_multiplier;
+        let watched = interfaces.iter().map(|i| Watched::new(i, counter_slot(i.index, multiplier)));
+        let counters = Counters::new(PerCpuArray::try_from(counters)?, tallies, watched.collect());
         let logger = match EbpfLogger::init(&mut ebpf) {
             Ok(logger) => Some(logger),
             Err(error) => {
@@ -100,7 +99,8 @@ impl Kernel {
                 None
             }
         };
-        let kernel = Self { ebpf, logger, interfaces, programs, links: Links::default(), pins };
+        let links = Links::default();
+        let kernel = Self { ebpf, logger, interfaces, programs, links, pins, multiplier, inspector };
         Ok(Loaded { kernel, table, aggregates, ring, counters, heartbeat, lists, adopted })
     }
 
@@ -109,7 +109,46 @@ impl Kernel {
     /// # Errors
     /// An interface refuses. What was attached before is detached when `self` is dropped.
     pub fn attach(&mut self) -> Result<Vec<Attachment>> {
-        self.links.attach(&mut self.ebpf, self.pins.as_ref(), &self.interfaces, &self.programs)
+        let Self { ebpf, pins, programs, links, interfaces, .. } = self;
+        links.attach_all(&mut Attaching { ebpf, pins: pins.as_ref(), programs }, interfaces)
+    }
+
+    /// The watched interfaces, with the numbers that they had when they were attached to.
+    pub fn interfaces(&self) -> &[Interface] {
+        &self.interfaces
+    }
+
+    /// Lets go of an interface that is gone, or whose program somebody detached.
+    pub fn forget(&mut self, name: &str) {
+        self.links.forget(&mut self.ebpf, name);
+    }
+
+    /// Attaches again to an interface that has come back, perhaps under another number.
+    ///
+    /// # Errors
+    /// It refuses, or its packets could not be told from those of another interface.
+    pub fn attach_again(&mut self, interface: &Interface, counters: &Counters) -> Result<Attachment> {
+        counters.add_number(
+            &interface.name,
+            interface.index,
+            counter_slot(interface.index, self.multiplier),
+        )?;
+        let Self { ebpf, pins, programs, links, .. } = self;
+        let mut attaching = Attaching { ebpf, pins: pins.as_ref(), programs };
+        let attachment = links.attach(&mut attaching, interface, &mut Vec::new())?;
+        if let Some(known) = self.interfaces.iter_mut().find(|known| known.name == interface.name) {
+            known.index = interface.index;
+        }
+        Ok(attachment)
+    }
+
+    /// Has packets redirected to an inspector's interface that has come back under another number.
+    ///
+    /// # Errors
+    /// The mode copies to a number that is fixed while the programs run, or the kernel refuses.
+    pub fn redirect_to(&mut self, index: u32) -> Result<()> {
+        let inspector = self.inspector.as_mut().context("copies go to the interface's old number")?;
+        inspector.set(0, index, None, 0).context("the kernel cannot redirect to the inspector's interface")
     }
 
     /// Detaches from all interfaces. What the programs have counted stays in the table.
@@ -120,7 +159,7 @@ impl Kernel {
         if let Some(pins) = &self.pins {
             pins.remove();
         }
-        self.links.detach(&mut self.ebpf)
+        self.links.detach_all(&mut self.ebpf)
     }
 
     /// Passes the kernel programs' own messages to the log.

@@ -5,6 +5,7 @@
 mod attach;
 pub mod clock;
 mod counters;
+mod devices;
 mod grace;
 mod interfaces;
 mod load;
@@ -17,7 +18,8 @@ mod ring;
 mod table;
 
 pub use attach::Attachment;
-pub use counters::Counters;
+pub use counters::{Counters, Watched, name_of};
+pub use devices::{Device, Devices};
 pub use interfaces::{Interface, find_inspector, interface_index, refuse_stacked};
 pub use load::{Kernel, Loaded};
 pub use prefilter::{Heartbeat, ListMaps, PrefilterMaps};

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
@@ -20,11 +20,26 @@ use crate::prefilter::lists::Rule;
 const PAGE: usize = 4096;
 
 /// What the agent tells the programs while they run.
-pub struct Heartbeat(Mapping);
+pub struct Heartbeat {
+    page: Mapping,
+    held: AtomicBool,
+}
 
 impl Heartbeat {
+    fn new(page: Mapping) -> Self {
+        Self { page, held: AtomicBool::new(false) }
+    }
+
+    /// Has every packet pass until it is let go of again: beats are left out meanwhile.
+    pub fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Release);
+    }
+
     /// The agent was well at that time (CLOCK_MONOTONIC, ns): the programs honour verdicts for a while.
     pub fn beat(&self, at: u64) {
+        if self.held.load(Ordering::Acquire) {
+            return;
+        }
         // SAFETY: the page begins with the control's words, which only the agent writes.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.control()).beat) }.store(at, Ordering::Release);
     }
@@ -50,7 +65,7 @@ impl Heartbeat {
     }
 
     fn control(&self) -> *mut Control {
-        self.0.start.cast::<Control>().as_ptr()
+        self.page.start.cast::<Control>().as_ptr()
     }
 }
 
@@ -131,6 +146,8 @@ pub struct PrefilterMaps {
     pub lists: ListMaps,
     /// Counters.
     pub tallies: Tallies,
+    /// Where packets are redirected to; None in modes that do not redirect.
+    pub inspector: Option<DevMap<MapData>>,
 }
 
 impl PrefilterMaps {
@@ -141,11 +158,12 @@ impl PrefilterMaps {
     pub fn take(ebpf: &mut Ebpf, config: &PrefilterConfig) -> Result<Self> {
         let mut take =
             |name: &str| ebpf.take_map(name).with_context(|| format!("the programs have no map {name}"));
+        let mut inspector = None;
         if config.inspector != 0 && config.actions.contains(&(Action::Redirect as u32)) {
-            let mut inspector: DevMap<MapData> = take("INSPECTOR")?.try_into()?;
-            inspector
-                .set(0, config.inspector, None, 0)
+            let mut map: DevMap<MapData> = take("INSPECTOR")?.try_into()?;
+            map.set(0, config.inspector, None, 0)
                 .context("the kernel cannot redirect to the inspector's interface")?;
+            inspector = Some(map);
         }
         let control = match take("CONTROL")? {
             aya::maps::Map::Array(data) => data,
@@ -153,7 +171,8 @@ impl PrefilterMaps {
         };
         let tries = [take("LISTS_1")?.try_into()?, take("LISTS_2")?.try_into()?];
         Ok(Self {
-            heartbeat: Heartbeat(Mapping::new(control.fd().as_fd(), PAGE)?),
+            heartbeat: Heartbeat::new(Mapping::new(control.fd().as_fd(), PAGE)?),
+            inspector,
             lists: ListMaps { tries },
             tallies: Tallies(take("PREFILTER_COUNTERS")?.try_into()?),
         })

@@ -220,6 +220,17 @@ pub fn audit(log: impl BufRead, mut alerts: Alerts) -> Result<Report> {
             None => {}
         }
     }
+    if let Some(inspector) = stats.as_ref().map(|stats| &stats["inspector"])
+        && inspector["sent"].as_u64().unwrap_or(0) > 0
+        && inspector["arrived"] == 0
+    {
+        bail!(
+            "nothing of {} packets that were sent to {} arrived there, so that an inspector that raised no alert proves \
+             nothing; see the agent's warnings",
+            inspector["sent"],
+            inspector["interface"].as_str().unwrap_or("the inspector")
+        );
+    }
     if audited == 0 {
         bail!(
             "no flow of this log was in the audit lane ({cleared} were cleared as benign); run `flowmeter live` with \
@@ -378,6 +389,19 @@ mod tests {
         let report = audit(log.as_bytes(), Alerts::read(eve.as_bytes()).expect("EVE")).expect("an audit");
         assert_eq!((report.miss_rate.found, report.miss_rate.of), (1, 2));
         assert_eq!(report.misses, [Miss { community_id: "b".to_owned(), signature: "S b".to_owned() }]);
+    }
+
+    #[test]
+    fn a_blind_inspector_proves_nothing() {
+        let audited = |arrived: u64| {
+            let stats = format!(
+                r#"{{"event":"stats","interfaces":[],"inspector":{{"interface":"ids0","sent":500,"arrived":{arrived},"reached":false}}}}"#
+            );
+            audit([flow("a", "benign", true), stats].join("\n").as_bytes(), Alerts::default())
+        };
+        assert!(audited(499).is_ok());
+        let problem = format!("{:#}", audited(0).expect_err("blind"));
+        assert!(problem.contains("500 packets") && problem.contains("ids0"), "{problem}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod eve;
 mod facts;
 pub mod ipfix;
 pub mod jsonl;
+pub mod log_file;
 pub mod parquet;
 pub mod table;
 mod tee;
@@ -93,28 +94,14 @@ pub fn with_exports(sink: Box<dyn Sink>, targets: &[Target], waits: bool) -> Res
     Ok(Box::new(tee::Tee(sinks)))
 }
 
-/// Opens a file for writing; `-` is the standard output.
+/// Opens a file for writing, in place of what is there; `-` is the standard output.
 ///
 /// # Errors
 /// The file cannot be created.
 pub fn open(path: &Path) -> Result<Box<dyn Write + Send>> {
-    open_with(path, false)
-}
-
-/// [`open`]; if `append` is set, what is in the file stays.
-///
-/// # Errors
-/// The file cannot be created.
-pub fn open_with(path: &Path, append: bool) -> Result<Box<dyn Write + Send>> {
     if path == Path::new("-") {
         return Ok(Box::new(BufWriter::with_capacity(1 << 16, io::stdout())));
     }
-    let file = File::options()
-        .create(true)
-        .write(true)
-        .append(append)
-        .truncate(!append)
-        .open(path)
-        .with_context(|| format!("cannot write to {}", path.display()))?;
+    let file = File::create(path).with_context(|| format!("cannot write to {}", path.display()))?;
     Ok(Box::new(BufWriter::with_capacity(1 << 16, file)))
 }
