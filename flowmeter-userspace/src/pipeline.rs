@@ -147,7 +147,7 @@ impl Pipeline {
         };
         let mut feedback = Vec::new();
         for (i, record) in records.iter().enumerate() {
-            let found: Option<&Prediction> = predictions.get(i);
+            let found = predictions.get(i).and_then(Option::as_ref);
             let verdict = found.map(|j| j.verdict);
             let unexplained = found.is_some_and(|j| j.unexplained);
             match record.stage {
@@ -206,7 +206,7 @@ impl Pipeline {
         self.sink.flush()
     }
 
-    fn predict(&mut self, records: &[FlowRecord], batch: Option<&Batch>) -> Vec<Prediction> {
+    fn predict(&mut self, records: &[FlowRecord], batch: Option<&Batch>) -> Vec<Option<Prediction>> {
         let Some(scorer) = &mut self.scorer else {
             return Vec::new();
         };

@@ -375,10 +375,10 @@ def periods(flow):
 
 
 def timestamp(time):
-    """RFC 3339 in UTC."""
+    """RFC 3339 with nine digits of the second; `time` in ns."""
     seconds, fraction = divmod(time, SECOND)
     whole = datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{whole}.{fraction:09}".rstrip("0").rstrip(".") + "Z"
+    return f"{whole}.{fraction:09}Z"
 
 
 def columns(flow):

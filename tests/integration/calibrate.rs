@@ -53,7 +53,9 @@ fn captures_logs_and_tables_give_the_same_file() -> Result<()> {
     ensure!(expected["origin"]["flows"] == json!(flows) && flows > 300, "{flows}: {}", expected["origin"]);
     ensure!(said.contains("flows called malicious") && said.contains("--calibration"), "{said}");
     let set = set_of_model(&expected)?;
-    for (format, words) in [("jsonl", &["--features"][..]), ("csv", &[]), ("parquet", &["--no-model"])] {
+    for (format, words) in
+        [("jsonl", &["--features"][..]), ("csv", &[]), ("parquet", &["--no-model", "--timestamps", "ns"])]
+    {
         let flows = folder.path().join(format);
         let mut all: Vec<&OsStr> =
             ["pcap", "--format", format, "--set", set, "--output"].map(OsStr::new).to_vec();

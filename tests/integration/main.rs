@@ -11,6 +11,10 @@
 //! | Community IDs are those of the specification | [`community_id`] | |
 //! | all formats hold the same flows with the same values | [`outputs`] | ONNX Runtime |
 //! | other tools read what is written for them | [`other_tools`] | ONNX Runtime, nfcapd |
+//! | a wrong clock costs a capture nothing but that clock's reading | [`clocks`] | ONNX Runtime |
+//! | no command writes over what it reads, nor over an earlier result before the new one is whole | [`nothing_lost`] | |
+//! | tables open at the first try | [`tables`] | |
+//! | a batch is not lost for a row that has no score | [`unscorable`] | ONNX Runtime |
 //! | every column is what its definition says | [`independent`] | python3, tshark |
 //! | no capture makes FlowMeter fail; each packet is accounted for | [`corpora`] | the collections |
 //! | a model that keeps the contract scores as its library does | [`models`] | ONNX Runtime |
@@ -23,6 +27,7 @@
 //! A test that lacks what it needs says `NOT RUN` and passes; with `CI=true` it fails.
 
 mod calibrate;
+mod clocks;
 mod community_id;
 mod context;
 mod corpora;
@@ -32,8 +37,11 @@ mod features;
 mod flows;
 mod independent;
 mod models;
+mod nothing_lost;
 mod other_tools;
 mod outputs;
 mod parser;
 mod sample;
 mod seed;
+mod tables;
+mod unscorable;

@@ -11,7 +11,7 @@ use crate::pipeline::Pipeline;
 use crate::prefilter::Marker;
 use crate::scoring::Scorer;
 use crate::sink::log_file::{LogFile, LogStatus, put_aside};
-use crate::sink::{self, table::Extent};
+use crate::sink::{self, Labels, table::Extent};
 
 /// A pipeline whose log is not open yet.
 pub struct Output {
@@ -47,7 +47,11 @@ impl Output {
             config: config.output.clone(),
             blocks,
             path: config.log.clone(),
-            extent: Extent { scored: scorer.is_some(), several: config.interfaces.len() > 1 },
+            extent: Extent {
+                scored: scorer.is_some(),
+                several: config.interfaces.len() > 1,
+                ..Extent::default()
+            },
             scorer,
             marker: Marker::new(config.prefilter.audit, random_seed()?),
             log,
@@ -77,7 +81,7 @@ impl Output {
                 sink::open(&path)?
             }
         };
-        let sink = sink::make(config.format, out, config.set, extent, config.features, blocks)?;
+        let sink = sink::make(out, &config, extent, Labels::default(), blocks)?;
         let sink = sink::with_exports(sink, &config.ipfix, false)?;
         let mut pipeline = Pipeline::new(config.set, scorer, sink);
         pipeline.mark_by(marker);

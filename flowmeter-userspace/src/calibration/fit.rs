@@ -59,7 +59,7 @@ pub fn fit(model: &mut Model, flows: &Sample, allowed: Allowed) -> Result<(Calib
         .map(|(seen, (row, score))| estimate::ScoredFlow {
             time: seen.time,
             service: seen.service,
-            score: (!model.is_foreign(row)).then_some(f64::from(score)),
+            score: (!model.is_foreign(row) && !score.is_nan()).then_some(f64::from(score)),
         })
         .collect();
     let days = covered(scored.iter().map(|flow| flow.time).collect()) / DAY;

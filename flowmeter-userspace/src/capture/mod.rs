@@ -206,6 +206,17 @@ impl CaptureReader {
         self.size
     }
 
+    /// What was taken otherwise than the file says it, for whoever reads the diagnostics.
+    pub fn note(&self) -> Option<&'static str> {
+        match &self.format {
+            Container::Pcap(pcap) if pcap.is_misnamed() => Some(
+                "its header says that times are in microseconds, and fractions of a second reach a million: they are taken \
+                 for nanoseconds",
+            ),
+            _ => None,
+        }
+    }
+
     /// What messages call this capture.
     pub fn name(&self) -> &str {
         &self.name

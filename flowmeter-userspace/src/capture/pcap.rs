@@ -18,6 +18,8 @@ const FILE_HEADER: usize = 24;
 const RECORD_HEADER: usize = 16;
 /// Length of a record's header in bytes in files with the magic number 0xa1b2cd34 (an interface index and more follow).
 const MODIFIED_RECORD_HEADER: usize = 24;
+/// Microseconds in a second: a fraction of a second is less.
+const MICROSECONDS: u32 = 1_000_000;
 /// The file header's last field: the link type proper. The bits above say whether frames end in a checksum.
 const LINK_TYPE: u32 = 0x0000_ffff;
 
@@ -32,6 +34,8 @@ pub(super) struct PcapFormat {
     fraction_ns: u64,
     /// The longest packet that is believed, in bytes.
     longest: u32,
+    /// The header says microseconds, and the records have nanoseconds.
+    misnamed: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -71,7 +75,7 @@ impl PcapFormat {
             );
         }
         window.consume(FILE_HEADER);
-        Ok(Self {
+        let mut this = Self {
             link_type: header.network.0 as u32 & LINK_TYPE,
             layout: match (header.is_modified_format(), header.is_bigendian()) {
                 (true, _) => Layout::Modified,
@@ -80,22 +84,61 @@ impl PcapFormat {
             },
             fraction_ns: if header.is_nanosecond_precision() { 1 } else { 1_000 },
             longest: header.snaplen.clamp(PLAUSIBLE_PACKET, (MAX_RECORD - MODIFIED_RECORD_HEADER) as u32),
-        })
+            misnamed: false,
+        };
+        this.look_ahead(window)?;
+        Ok(this)
+    }
+
+    /// True if the records have nanoseconds although the file's header says microseconds.
+    pub(super) fn is_misnamed(&self) -> bool {
+        self.misnamed
+    }
+
+    /// Looks at the records that the window holds: a fraction of a second of a million and more is one in nanoseconds,
+    /// whatever the header says.
+    fn look_ahead(&mut self, window: &mut Window) -> anyhow::Result<()> {
+        let (header, parse) = self.parser();
+        // One record, if it is there: a pipe is not waited for longer than reading takes.
+        window.has(header)?;
+        let mut rest = window.data();
+        while self.fraction_ns != 1
+            && let Ok((after, record)) = parse(rest)
+        {
+            self.notice(record.ts_usec);
+            rest = after;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn notice(&mut self, fraction: u32) {
+        if fraction >= MICROSECONDS && self.fraction_ns != 1 {
+            self.fraction_ns = 1;
+            self.misnamed = true;
+        }
+    }
+
+    /// Length of a record's header, and what parses a record.
+    #[inline]
+    fn parser(&self) -> (usize, ParseRecord) {
+        match self.layout {
+            Layout::LittleEndian => (RECORD_HEADER, parse_pcap_frame),
+            Layout::BigEndian => (RECORD_HEADER, parse_pcap_frame_be),
+            Layout::Modified => (MODIFIED_RECORD_HEADER, parse_pcap_frame_modified),
+        }
     }
 
     #[inline]
     pub(super) fn next(&mut self, window: &mut Window) -> anyhow::Result<Next> {
-        let (header, parse): (_, ParseRecord) = match self.layout {
-            Layout::LittleEndian => (RECORD_HEADER, parse_pcap_frame),
-            Layout::BigEndian => (RECORD_HEADER, parse_pcap_frame_be),
-            Layout::Modified => (MODIFIED_RECORD_HEADER, parse_pcap_frame_modified),
-        };
+        let (header, parse) = self.parser();
         loop {
             let missing = match parse(window.data()) {
                 Ok((_, record)) => {
                     if record.caplen > self.longest {
                         break;
                     }
+                    self.notice(record.ts_usec);
                     let (timestamp_ns, len, wire_len) = (
                         // At most 4.3e9 s and 4.3e9 us: less than 4.3e18 + 4.3e12, which u64 holds.
                         u64::from(record.ts_sec) * 1_000_000_000

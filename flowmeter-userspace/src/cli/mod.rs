@@ -15,7 +15,7 @@ pub use live::{ActionArg, LiveArgs, ModeArg, OverrideArg, PrefilterArgs, StageAr
 pub use model::{FeaturesArgs, ModelArgs, ModelCommand, ReferenceArg};
 pub use pcap::PcapArgs;
 pub use setup::SetupArgs;
-pub use shared::{FormatArg, OutputArgs, ParsingArgs, ScoringArgs, TimingArgs};
+pub use shared::{FormatArg, OutputArgs, ParsingArgs, ScoringArgs, TimestampArg, TimingArgs};
 
 use clap::{Parser, Subcommand};
 
@@ -51,7 +51,7 @@ Exit codes:
   0    done
   1    failed
   2    wrong arguments
-  3    done, but some captures or rows could not be read
+  3    done, but some captures or rows could not be read, or some flows not be scored
   130  stopped by a signal; what had been read is written"
 )]
 pub struct Cli {

@@ -22,6 +22,9 @@ pub struct PcapArgs {
     /// `evaluate` says what the pre-filter would spare the inspector, and what it would miss.
     #[arg(long)]
     pub checkpoints: bool,
+    /// Write what the flows are, by a table as `evaluate --truth` takes it: columns label, source and category.
+    #[arg(long, value_name = "FILE")]
+    pub label: Option<PathBuf>,
     /// How flows are written.
     #[command(flatten)]
     pub writing: OutputArgs,

@@ -54,16 +54,26 @@ pub enum FormatArg {
     ZeekTsv,
 }
 
+/// Units of times in typed tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TimestampArg {
+    /// Microseconds.
+    Us,
+    /// Nanoseconds.
+    Ns,
+}
+
 /// How flows are written.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
-    /// How flows are written.
-    #[arg(short, long, value_enum, default_value_t = FormatArg::Jsonl)]
-    pub format: FormatArg,
-    /// Feature set of the columns; `flowmeter features` lists them. The model takes its own set, whatever is written.
-    #[arg(long, value_name = "ID", default_value = "flowmeter/v2")]
-    pub set: String,
+    /// How flows are written. By default the file's ending says it (.csv, .parquet, .jsonl); otherwise JSON lines are.
+    #[arg(short, long, value_enum)]
+    pub format: Option<FormatArg>,
+    /// Feature set of the columns; `flowmeter features` lists them, and flowmeter/v2 is the default. The model takes its own
+    /// set, whatever is written.
+    #[arg(long, value_name = "ID")]
+    pub set: Option<String>,
     /// Write every feature into the JSON lines. Tables always have them.
     #[arg(long)]
     pub features: bool,
@@ -71,6 +81,9 @@ pub struct OutputArgs {
     /// collector that is slow or away keeps nothing waiting; what it misses is counted.
     #[arg(long, value_name = "URL")]
     pub ipfix: Vec<String>,
+    /// Unit of times in Parquet: microseconds, which every engine reads, or nanoseconds. Text always has nanoseconds.
+    #[arg(long, value_enum, value_name = "UNIT", default_value_t = TimestampArg::Us)]
+    pub timestamps: TimestampArg,
 }
 
 /// How packets are read.

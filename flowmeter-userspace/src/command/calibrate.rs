@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::evaluate::write;
 use super::{SOME_FAILED, pcap};
 use crate::calibration::fit::{Allowed, fit};
 use crate::calibration::report::report;
@@ -16,6 +15,7 @@ use crate::count::count;
 use crate::features::FeatureSet;
 use crate::flow_log::{self, Reading, Row, Source};
 use crate::model::Runtime;
+use crate::output::{Inputs, write};
 use crate::pipeline::Pipeline;
 use crate::record::Stage;
 use crate::scoring::{Scored, load_model, service};
@@ -52,6 +52,9 @@ impl Sink for Collector {
 /// # Errors
 /// The model, a file or the output is wrong, or no flow has the model's inputs.
 pub fn run(args: &CalibrateArgs) -> Result<ExitCode> {
+    let files = args.files.iter().chain(&args.model).chain(&args.onnxruntime);
+    let inputs = Inputs::of(files.map(PathBuf::as_path));
+    inputs.refuse(&args.output)?;
     let runtime = Runtime::load(args.onnxruntime.as_deref()).context("a calibration is made by scoring")?;
     let mut model = load_model(args.model.as_deref(), &runtime)?;
     let set = FeatureSet::named(model.feature_set())?;
@@ -71,12 +74,13 @@ pub fn run(args: &CalibrateArgs) -> Result<ExitCode> {
     if !captures.is_empty() {
         let shared = Arc::new(Mutex::new(flows));
         let mut pipeline = Pipeline::new(set, None, Box::new(Collector(Arc::clone(&shared))));
-        code = pcap::run_through(
+        let found = pcap::run_through(
             &captures,
             &pcap::CaptureOptions::new(&args.parsing, &args.timing),
             None,
             &mut pipeline,
         )?;
+        code = found.report(pipeline.counts());
         drop(pipeline);
         let Some(inner) = Arc::into_inner(shared) else {
             bail!("the flows are still in use: this is a defect of flowmeter")
@@ -92,9 +96,9 @@ pub fn run(args: &CalibrateArgs) -> Result<ExitCode> {
         (None, alerts) => Allowed::PerDay(alerts.unwrap_or_default()),
     };
     let (calibration, estimate) = fit(&mut model, &flows, allowed)?;
-    write(&args.output, &calibration.write(&model, set)?)?;
+    write(&args.output, &inputs, &calibration.write(&model, set)?)?;
     if args.output != Path::new("-") {
-        write(Path::new("-"), &report(&model, &flows, &calibration, &estimate, &args.output))?;
+        write(Path::new("-"), &inputs, &report(&model, &flows, &calibration, &estimate, &args.output))?;
     }
     Ok(code)
 }

@@ -1,23 +1,33 @@
 //! `flowmeter evaluate`: labelled flows to a report.
 
-use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use super::SOME_FAILED;
 use crate::cli::EvaluateArgs;
-use crate::evaluation::truth::Truth;
 use crate::evaluation::{Evaluation, html, text::Text};
 use crate::flow_log::{self, Reading, Source};
-use crate::sink;
+use crate::output::{Inputs, write};
+use crate::truth::Truth;
 
 /// Reads all flows and writes the report.
 ///
 /// # Errors
 /// A file cannot be read or written, or no flow can be evaluated.
 pub fn run(args: &EvaluateArgs) -> Result<ExitCode> {
+    let inputs = Inputs::of(args.files.iter().chain(&args.truth).map(PathBuf::as_path));
+    for output in [&args.json, &args.html].into_iter().flatten() {
+        inputs.refuse(output)?;
+    }
+    inputs.refuse(Path::new("-"))?;
+    if let (Some(json), Some(html)) = (&args.json, &args.html)
+        && json == html
+        && json != Path::new("-")
+    {
+        bail!("--json and --html name the same file, {}", json.display());
+    }
     let truth = args.truth.as_deref().map(Truth::read).transpose()?;
     let mut evaluation = Evaluation::default();
     let mut reading = Reading::default();
@@ -40,21 +50,14 @@ pub fn run(args: &EvaluateArgs) -> Result<ExitCode> {
         log::warn!("rows were left out; the first: {problem}");
     }
     if let Some(path) = &args.json {
-        write(path, &format!("{:#}\n", serde_json::to_value(&report)?))?;
+        write(path, &inputs, &format!("{:#}\n", serde_json::to_value(&report)?))?;
     }
     if let Some(path) = &args.html {
-        write(path, &html::page(&report))?;
+        write(path, &inputs, &html::page(&report))?;
     }
     // Not beside what a program reads from the same place.
     if ![&args.json, &args.html].into_iter().flatten().any(|path| path == Path::new("-")) {
-        write(Path::new("-"), &Text(&report).to_string())?;
+        write(Path::new("-"), &inputs, &Text(&report).to_string())?;
     }
     Ok(if malformed.is_some() { ExitCode::from(SOME_FAILED) } else { ExitCode::SUCCESS })
-}
-
-/// Writes a text to a file, or to the standard output.
-pub fn write(path: &Path, text: &str) -> Result<()> {
-    let mut out = sink::open(path)?;
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.with_context(|| format!("cannot write to {}", path.display()))
 }

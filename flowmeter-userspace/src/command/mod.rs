@@ -19,7 +19,7 @@ use crate::cli::{FeaturesArgs, ReferenceArg};
 use crate::features::{FeatureSet, SETS};
 use crate::model::{Model, Runtime};
 
-/// Exit code when some captures or rows could not be read.
+/// Exit code when some captures or rows could not be read, or some flows not be scored.
 pub const SOME_FAILED: u8 = 3;
 
 /// Prints the reference of a set, or what sets there are.
@@ -56,11 +56,20 @@ pub fn check_model(file: &Path, onnxruntime: Option<&Path>) -> Result<ExitCode> 
     let known = |id: &str| FeatureSet::find(id).map(FeatureSet::names);
     let (model, findings) = Model::examine(&bytes, &runtime, &known);
     let mut out = io::stdout().lock();
+    let mut warned = false;
     for finding in findings {
         match finding.outcome {
             Ok(text) => writeln!(out, "ok      {}: {text}", finding.subject)?,
+            Err(text) if finding.tolerable => {
+                warned = true;
+                writeln!(out, "warning {}: {text}", finding.subject)?;
+            }
             Err(text) => writeln!(out, "failed  {}: {text}", finding.subject)?,
         }
     }
-    Ok(if model.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match model {
+        None => ExitCode::FAILURE,
+        Some(_) if warned => ExitCode::from(SOME_FAILED),
+        Some(_) => ExitCode::SUCCESS,
+    })
 }

@@ -21,12 +21,15 @@ use super::SOME_FAILED;
 use crate::cli::{ParsingArgs, PcapArgs, TimingArgs};
 use crate::config::{Format, OutputConfig, ScoringConfig, parse_options, timeouts};
 use crate::count::count;
+use crate::output::{self, Inputs};
 use crate::pipeline::Pipeline;
 use crate::record::FlowRecord;
 use crate::scoring::ScorerLoader;
-use crate::sink::{self, table::Extent};
-use crate::source::pcap::{self, ReadSettings, Summary};
+use crate::sink::{self, Labels, table::Extent};
+use crate::source::pcap::{self, Anomalies, Leap, ReadSettings, Summary};
 use crate::stats::{Account, PipelineCounts};
+use crate::timestamp::timestamp;
+use crate::truth::Truth;
 
 /// Flows that are finished and scored together: large enough for the model's fixed cost to vanish.
 const BATCH: usize = 128;
@@ -49,21 +52,46 @@ enum ReaderMessage {
 /// # Errors
 /// The model, the set or the output is wrong.
 pub fn run(args: &PcapArgs) -> Result<ExitCode> {
-    let output = OutputConfig::new(&args.writing)?;
+    let output = OutputConfig::new(&args.writing, &args.output)?;
+    let inputs = inputs(args);
+    inputs.refuse(&args.output)?;
+    if output.format == Format::Parquet {
+        output::refuse_terminal(&args.output, "Parquet")?;
+    }
+    ensure!(
+        args.label.is_none() || matches!(output.format, Format::Jsonl | Format::Csv | Format::Parquet),
+        "--label needs a format with room for labels: jsonl, csv or parquet"
+    );
+    let labels = match &args.label {
+        Some(path) => Labels::by(Truth::read(path)?),
+        None => Labels::default(),
+    };
     let scorers = ScoringConfig::new(&args.scoring).as_ref().map(ScorerLoader::new).transpose()?;
     let scorer = scorers.as_ref().map(ScorerLoader::load_first).transpose()?;
     ensure!(
         !args.checkpoints || (output.format == Format::Jsonl && scorer.is_some()),
         "--checkpoints writes verdicts on flows that live, which needs a model and `--format jsonl`: a table has one row a flow"
     );
-    let extent = Extent { scored: scorer.is_some(), several: args.files.len() > 1 };
-    let out = sink::open(&args.output)?;
-    let sink = sink::make(output.format, out, output.set, extent, output.features, false)?;
+    let extent = Extent { scored: scorer.is_some(), several: args.files.len() > 1, ..Extent::default() };
+    let (out, pending) = output::create(&args.output, &inputs)?;
+    let sink = sink::make(out, &output, extent, labels, false)?;
     let sink = sink::with_exports(sink, &output.ipfix, true)?;
     let mut pipeline = Pipeline::new(output.set, scorer, sink);
     let reading =
         CaptureOptions { checkpoints: args.checkpoints, ..CaptureOptions::new(&args.parsing, &args.timing) };
-    run_through(&args.files, &reading, args.jobs, &mut pipeline)
+    let found = run_through(&args.files, &reading, args.jobs, &mut pipeline)?;
+    // Dropped, it leaves what stood there before.
+    if !found.nothing() {
+        pending.keep()?;
+    }
+    Ok(found.report(pipeline.counts()))
+}
+
+/// Everything that is read, and must not be written over.
+fn inputs(args: &PcapArgs) -> Inputs {
+    let others = [&args.label, &args.scoring.model, &args.scoring.calibration, &args.scoring.onnxruntime];
+    let files = args.files.iter().chain(others.into_iter().flatten());
+    Inputs::of(files.map(PathBuf::as_path))
 }
 
 /// How captures are read, as it was asked for.
@@ -80,7 +108,7 @@ impl<'a> CaptureOptions<'a> {
     }
 }
 
-/// Takes captures through all stages, and says what was found.
+/// Takes captures through all stages; [`Found::report`] says what was found.
 ///
 /// # Errors
 /// The output is wrong.
@@ -89,7 +117,7 @@ pub fn run_through(
     reading: &CaptureOptions<'_>,
     jobs: Option<u16>,
     pipeline: &mut Pipeline,
-) -> Result<ExitCode> {
+) -> Result<Found> {
     let settings = ReadSettings {
         timeouts: timeouts(reading.timing),
         look: parse_options(reading.parsing),
@@ -98,12 +126,12 @@ pub fn run_through(
     };
     let stop = stop_on_signal()?;
     let jobs = jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let mut found = Found::default();
+    let mut found = Found { files: files.len(), scores: pipeline.scored().is_some(), ..Found::default() };
     read_all(files, &settings, jobs, &stop, pipeline, &mut found)?;
     // Says it if the model does not fit them.
     pipeline.drift();
     pipeline.finish()?;
-    Ok(found.report(files.len(), pipeline.counts()))
+    Ok(found)
 }
 
 /// Set at the first Ctrl-C or SIGTERM: what has been read so far is written out. The second ends the process at once.
@@ -124,6 +152,7 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>> {
                     _ = terminate.recv() => {}
                 }
                 if flag.swap(true, Ordering::Relaxed) {
+                    output::abandon_all();
                     std::process::exit(INTERRUPTED.into());
                 }
                 log::warn!("stopping; what has been read is written out (again to leave at once)");
@@ -227,14 +256,21 @@ fn write(
 
 /// What was found in all captures.
 #[derive(Default)]
-struct Found {
+pub struct Found {
+    files: usize,
+    /// There is a model.
+    scores: bool,
     packets: u64,
     flows: u64,
     most_living: usize,
     failed: usize,
     stopped: bool,
     stepped_back: u64,
-    captures_stepping_back: usize,
+    captures_stepping_back: u64,
+    /// Packets whose stamp was not believed.
+    leaps: u64,
+    /// Times that a capture's clock was set.
+    steps: u64,
 }
 
 impl Found {
@@ -263,6 +299,12 @@ impl Found {
             let packets = count(totals.time_stepped_back, "packet");
             log::log!(level, "{}: time stepped back at {packets}", file.display());
         }
+        if let Some(note) = summary.note {
+            log::error!("{}: {note}", file.display());
+        }
+        say_clock(file, &summary.clock);
+        self.leaps += summary.clock.leaps;
+        self.steps += summary.clock.steps;
         if summary.cut_short {
             log::warn!("{}: the file ends within a packet; everything before it was read", file.display());
         }
@@ -272,13 +314,26 @@ impl Found {
         }
     }
 
+    /// True if no capture could be read at all.
+    pub fn nothing(&self) -> bool {
+        self.failed == self.files && self.packets == 0 && !self.stopped
+    }
+
     /// Says what is to be said of all of them.
-    fn report(&self, files: usize, counts: PipelineCounts) -> ExitCode {
+    pub fn report(&self, counts: PipelineCounts) -> ExitCode {
+        let files = self.files;
         if self.stepped_back != 0 {
             log::warn!(
                 "time stepped back at {} of {}; each was given the time of the packet before it",
                 count(self.stepped_back, "packet"),
-                count(self.captures_stepping_back as u64, "capture")
+                count(self.captures_stepping_back, "capture")
+            );
+        }
+        if self.leaps + self.steps != 0 {
+            log::warn!(
+                "clocks were wrong: {} with a stamp of its own, {} of a clock",
+                count(self.leaps, "packet"),
+                count(self.steps, "step")
             );
         }
         log::info!(
@@ -297,10 +352,40 @@ impl Found {
         }
         match self.failed {
             _ if self.stopped => ExitCode::from(INTERRUPTED),
+            0 if self.scores && counts.not_scored != 0 => {
+                log::error!("{} could not be scored", count(counts.not_scored, "flow"));
+                ExitCode::from(SOME_FAILED)
+            }
             0 => ExitCode::SUCCESS,
             all if all == files => ExitCode::FAILURE,
             _ => ExitCode::from(SOME_FAILED),
         }
+    }
+}
+
+/// Says once of a capture where its clock was wrong: what is told of its flows' times depends on it.
+fn say_clock(file: &Path, clock: &Anomalies) {
+    let more = |number: u64, word: &'static str| match number {
+        0 | 1 => String::new(),
+        more => format!(" ({} in all)", count(more, word)),
+    };
+    if let Some(Leap { packet, before, stamp }) = clock.first_leap {
+        log::error!(
+            "{}: packet {packet} is stamped {} between packets of {}: its time is taken to be theirs{}",
+            file.display(),
+            timestamp(stamp),
+            timestamp(before),
+            more(clock.leaps, "such packet")
+        );
+    }
+    if let Some(Leap { packet, before, stamp }) = clock.first_step {
+        log::error!(
+            "{}: the clock was set at packet {packet}, from {} to {}: durations go on as if it had not been{}",
+            file.display(),
+            timestamp(before),
+            timestamp(stamp),
+            more(clock.steps, "step")
+        );
     }
 }
 

@@ -9,15 +9,15 @@ mod prefilter;
 pub use collector::{Target, Transport};
 pub use prefilter::{Mode, PrefilterSettings};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::parse::ParseOptions;
 
-use crate::cli::{FormatArg, LiveArgs, OutputArgs, ParsingArgs, ScoringArgs, TimingArgs};
-use crate::features::FeatureSet;
+use crate::cli::{FormatArg, LiveArgs, OutputArgs, ParsingArgs, ScoringArgs, TimestampArg, TimingArgs};
+use crate::features::{DEFAULT_SET, FeatureSet};
 
 /// Most flows that a table can hold: 64 GiB of them.
 pub const MAX_FLOWS: u32 = 1 << 26;
@@ -76,7 +76,7 @@ impl LiveConfig {
             stats_interval: args.stats_interval,
             prefilter,
             pin: args.prefilter.pin.clone(),
-            output: OutputConfig::new(&args.writing)?,
+            output: OutputConfig::new(&args.writing, &args.log)?,
             parse: parse_options(&args.parsing),
             timeouts: timeouts(&args.timing),
             scoring: ScoringConfig::new(&args.scoring),
@@ -114,6 +114,25 @@ impl From<FormatArg> for Format {
     }
 }
 
+/// What one unit of a time in a typed table is. Text has nanoseconds always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimestampUnit {
+    /// Which every engine reads.
+    #[default]
+    Microseconds,
+    /// To the last digit.
+    Nanoseconds,
+}
+
+impl From<TimestampArg> for TimestampUnit {
+    fn from(typed: TimestampArg) -> Self {
+        match typed {
+            TimestampArg::Us => Self::Microseconds,
+            TimestampArg::Ns => Self::Nanoseconds,
+        }
+    }
+}
+
 /// How flows are written.
 #[derive(Clone, Debug)]
 pub struct OutputConfig {
@@ -125,18 +144,45 @@ pub struct OutputConfig {
     pub features: bool,
     /// IPFIX collectors that flows are exported to, too.
     pub ipfix: Vec<Target>,
+    /// Unit of times in Parquet.
+    pub timestamps: TimestampUnit,
 }
 
 impl OutputConfig {
-    /// What was typed.
+    /// What was typed; `place` is where flows go, whose ending says the format unless that was typed. A set that the
+    /// format does not show is said.
     ///
     /// # Errors
     /// There is no such feature set, or a collector is not named as it should be.
-    pub fn new(args: &OutputArgs) -> Result<Self> {
-        let set = FeatureSet::named(&args.set)?;
+    pub fn new(args: &OutputArgs, place: &Path) -> Result<Self> {
+        let format =
+            args.format.map(Into::into).or_else(|| Format::by_ending(place)).unwrap_or(Format::Jsonl);
+        let set = args.set.as_deref().map_or(Ok(DEFAULT_SET), FeatureSet::named)?;
+        let shows_set = match format {
+            Format::Csv | Format::Parquet => true,
+            Format::Jsonl => args.features,
+            Format::Eve | Format::Zeek | Format::ZeekTsv => false,
+        };
+        if args.set.is_some() && !shows_set {
+            log::warn!(
+                "--set changes nothing here: tables have the set's features, and JSON lines have them with --features"
+            );
+        }
         let collector = |typed: &String| typed.parse().map_err(|problem| anyhow!("--ipfix: {problem}"));
         let ipfix = args.ipfix.iter().map(collector).collect::<Result<_>>()?;
-        Ok(Self { format: args.format.into(), set, features: args.features, ipfix })
+        Ok(Self { format, set, features: args.features, ipfix, timestamps: args.timestamps.into() })
+    }
+}
+
+impl Format {
+    /// The format that a file's ending names.
+    fn by_ending(place: &Path) -> Option<Self> {
+        match place.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "csv" => Some(Self::Csv),
+            "parquet" | "pq" => Some(Self::Parquet),
+            "jsonl" | "ndjson" | "json" => Some(Self::Jsonl),
+            _ => None,
+        }
     }
 }
 
@@ -182,7 +228,6 @@ mod tests {
 
     use super::*;
     use crate::cli::{Cli, Command};
-    use crate::features::DEFAULT_SET;
 
     /// What `flowmeter live` with these words is to do.
     fn live(words: &[&str]) -> Result<LiveConfig> {

@@ -6,9 +6,9 @@ use anyhow::{Result, bail};
 
 use super::flow::{Groups, LabelledFlow, LoggedVerdict, describe, identity, logged_verdict, own_truth};
 use super::report::{EvaluationReport, LeftOut};
-use super::truth::{KnownLabel, Truth};
 use crate::count::count;
 use crate::flow_log::Row;
+use crate::truth::{KnownLabel, Truth};
 
 /// Collects labelled flows.
 #[derive(Default)]

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 
-use super::truth::{KnownLabel, label};
 use crate::flow_log::Row;
 use crate::model::Verdict;
+use crate::truth::{KnownLabel, label};
 
 /// A verdict on a flow, at its end or while it lived.
 #[derive(Clone, Copy, Debug)]

@@ -7,8 +7,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{
-    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampNanosecondType, UInt8Type,
-    UInt16Type, UInt32Type, UInt64Type,
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
@@ -37,9 +38,20 @@ impl Row for ParquetRow<'_> {
             DataType::Utf8 => column.as_string::<i32>().value(row),
             DataType::LargeUtf8 => column.as_string::<i64>().value(row),
             DataType::Utf8View => column.as_string_view().value(row),
-            DataType::Timestamp(TimeUnit::Nanosecond, _) => {
-                let time = column.as_primitive::<TimestampNanosecondType>().value(row);
-                return Some(Cow::Owned(timestamp(time.try_into().ok()?)));
+            DataType::Timestamp(unit, _) => {
+                let (time, nanoseconds) = match unit {
+                    TimeUnit::Second => {
+                        (column.as_primitive::<TimestampSecondType>().value(row), 1_000_000_000)
+                    }
+                    TimeUnit::Millisecond => {
+                        (column.as_primitive::<TimestampMillisecondType>().value(row), 1_000_000)
+                    }
+                    TimeUnit::Microsecond => {
+                        (column.as_primitive::<TimestampMicrosecondType>().value(row), 1_000)
+                    }
+                    TimeUnit::Nanosecond => (column.as_primitive::<TimestampNanosecondType>().value(row), 1),
+                };
+                return Some(Cow::Owned(timestamp(u64::try_from(time).ok()?.checked_mul(nanoseconds)?)));
             }
             _ => return Some(Cow::Owned(self.number(name)?.to_string())),
         };

@@ -11,7 +11,7 @@ pub mod runtime;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use contract::{Contract, Finding};
+use contract::{Contract, Finding, is_probability};
 use flowmeter_common::prefilter::mark;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session};
 use ort::value::{TensorElementType, TensorRef, ValueType};
@@ -116,7 +116,10 @@ impl Model {
     /// As [`load`](Self::load).
     pub fn from_bytes(bytes: &[u8], name: &str, runtime: &Runtime, known: KnownSets<'_>) -> Result<Self> {
         let (model, findings) = Self::examine(bytes, runtime, known);
-        if let Some(problem) = findings.iter().find_map(|finding| finding.outcome.as_ref().err()) {
+        if let Some(problem) = findings
+            .iter()
+            .find_map(|finding| finding.outcome.as_ref().err().filter(|_| finding.is_failure()))
+        {
             bail!("{name} is refused: {problem} (`flowmeter model check` lists everything that is wrong)");
         }
         model.with_context(|| format!("{name} is refused"))
@@ -162,6 +165,10 @@ impl Model {
         let mut model = Self { session, contract, columns, output, options };
         let golden = model.prove_golden();
         findings.push(Finding::of("golden", golden));
+        if !findings.iter().any(Finding::is_failure) {
+            findings.push(Finding::of("batch", model.prove_batch()));
+            findings.push(model.probe());
+        }
         if findings.iter().any(Finding::is_failure) { (None, findings) } else { (Some(model), findings) }
     }
 
@@ -201,13 +208,42 @@ impl Model {
         self.contract.distribution.as_deref()
     }
 
-    /// Appends the probability of malicious for each row of `rows`, which holds all rows' inputs one after the other.
+    /// Appends the probability of malicious for each row of `rows`, which holds all rows' inputs one after the other. A row
+    /// for which the model gives none gets NaN: the others of its batch are not lost for it.
     ///
     /// # Errors
-    /// ONNX Runtime fails, or a score lies outside of 0 to 1.
+    /// ONNX Runtime fails for every row.
     pub fn score(&mut self, rows: &[f32], scores: &mut Vec<f32>) -> Result<()> {
         let width = self.columns.len();
         ensure!(rows.len().is_multiple_of(width), "{} values do not fill whole rows of {width}", rows.len());
+        let before = scores.len();
+        let problem = match self.run(rows, scores) {
+            Ok(()) => {
+                scores[before..].iter_mut().for_each(|score| *score = probability(*score));
+                return Ok(());
+            }
+            Err(problem) => problem,
+        };
+        // One row may have made all fail: each on its own.
+        let mut failed = 0;
+        scores.truncate(before);
+        for row in rows.chunks_exact(width) {
+            if self.run(row, scores).is_err() {
+                failed += 1;
+                scores.push(f32::NAN);
+            }
+        }
+        if failed * width == rows.len() {
+            scores.truncate(before);
+            return Err(problem);
+        }
+        scores[before..].iter_mut().for_each(|score| *score = probability(*score));
+        Ok(())
+    }
+
+    /// Runs the model once; scores are appended as it gives them.
+    fn run(&mut self, rows: &[f32], scores: &mut Vec<f32>) -> Result<()> {
+        let width = self.columns.len();
         let count = rows.len() / width;
         if count == 0 {
             return Ok(());
@@ -220,15 +256,7 @@ impl Model {
         let (_, values) =
             outputs[0].try_extract_tensor::<f32>().context("the model's output is not float32")?;
         ensure!(values.len() == count * each, "the model gave {} values for {count} flows", values.len());
-        for row in values.chunks_exact(each) {
-            let score = row[each - 1];
-            // A sum of trees may be rounded to a hair outside of 0 to 1.
-            ensure!(
-                (-1e-4..=1.0001).contains(&score),
-                "the model gave the score {score}: expected a probability from 0 to 1"
-            );
-            scores.push(score.clamp(0.0, 1.0));
-        }
+        scores.extend(values.chunks_exact(each).map(|row| row[each - 1]));
         Ok(())
     }
 
@@ -326,16 +354,85 @@ impl Model {
     fn prove_golden(&mut self) -> Result<String> {
         let golden = self.contract.golden.clone();
         let mut scores = Vec::new();
-        self.score(&golden.input, &mut scores)?;
-        let difference = (f64::from(scores[0]) - golden.score).abs();
+        self.run(&golden.input, &mut scores)?;
+        let score = f64::from(scores[0]);
+        ensure!(
+            is_probability(score),
+            "the model gave {score}, which is no probability: expected a score from 0 to 1"
+        );
+        let difference = (score.clamp(0.0, 1.0) - golden.score.clamp(0.0, 1.0)).abs();
         ensure!(
             difference <= GOLDEN_TOLERANCE,
             "the golden vector scores {} here, but the model says {}; the model was changed after its contract was \
              written, or its operators do not behave as where it was trained",
-            scores[0],
+            score,
             golden.score
         );
         Ok(format!("scores {} as promised", golden.score))
+    }
+
+    /// Flows come in batches: two rows together must score as each alone.
+    fn prove_batch(&mut self) -> Result<String> {
+        let input = self.contract.golden.input.clone();
+        let (mut alone, mut together) = (Vec::new(), Vec::new());
+        self.run(&input, &mut alone)?;
+        self.run(&[input.as_slice(), &input].concat(), &mut together).context(
+            "two rows at once fail, and one alone does not: export the model with a free first dimension \
+             (`[None, columns]`, a dynamic axis)",
+        )?;
+        let same = together.iter().all(|score| f64::from((score - alone[0]).abs()) <= GOLDEN_TOLERANCE);
+        ensure!(same, "a row alone scores {}, and twice in a batch {together:?}", alone[0]);
+        Ok("two rows at once score as one alone".to_owned())
+    }
+
+    /// Rows at the edges of what the model was trained on, of which every one should have a score.
+    fn probe(&mut self) -> Finding {
+        let Contract { golden, medians, ranges, .. } = &self.contract;
+        let mut rows = vec![
+            ("the golden vector", golden.input.clone()),
+            ("all inputs zero", vec![0.0; ranges.len()]),
+            ("all inputs at their least", ranges.iter().map(|(low, _)| *low).collect()),
+            ("all inputs at their greatest", ranges.iter().map(|(_, high)| *high).collect()),
+        ];
+        rows.extend(medians.clone().map(|medians| ("the medians", medians)));
+        let mut scores = Vec::new();
+        let all: Vec<f32> = rows.iter().flat_map(|(_, row)| row.iter().copied()).collect();
+        if let Err(problem) = self.score(&all, &mut scores) {
+            return Finding::warning(
+                "rows",
+                format!("none of {} rows could be scored: {problem:#}", rows.len()),
+            );
+        }
+        let failed: Vec<&str> = rows
+            .iter()
+            .zip(&scores)
+            .filter(|(_, score)| score.is_nan())
+            .map(|((name, _), _)| *name)
+            .collect();
+        match failed.as_slice() {
+            [] => Finding::passed(
+                "rows",
+                format!("{} rows at the edges of its ranges have a score", rows.len()),
+            ),
+            failed => Finding::warning(
+                "rows",
+                format!(
+                    "{} of {} rows have no probability as their score: {}; flows like them go unscored",
+                    failed.len(),
+                    rows.len(),
+                    failed.join(", ")
+                ),
+            ),
+        }
+    }
+}
+
+/// A score as a probability; NaN if it is none.
+fn probability(score: f32) -> f32 {
+    // A sum of trees may be rounded to a hair outside of 0 to 1.
+    match is_probability(score.into()) {
+        true => score.clamp(0.0, 1.0),
+        false => f32::NAN,
     }
 }
 

@@ -35,7 +35,9 @@ pub struct Scorer {
     features: Vec<&'static Feature>,
     calibration: Option<Calibration>,
     drift: Drift,
-    limit: ExplanationBudget,
+    budget: ExplanationBudget,
+    /// It has been said that the model gives some flows no probability.
+    said_unscorable: bool,
     inputs: Vec<f32>,
     scores: Vec<f32>,
 }
@@ -46,8 +48,18 @@ impl Scorer {
         let all: Vec<_> = set.features().collect();
         let features = model.inputs().iter().map(|&column| all[column]).collect();
         let drift = Drift::new(model.distribution().map(Into::into));
-        let limit = ExplanationBudget::by_count();
-        Self { model, set, features, calibration: None, drift, limit, inputs: Vec::new(), scores: Vec::new() }
+        let budget = ExplanationBudget::by_count();
+        Self {
+            model,
+            set,
+            features,
+            calibration: None,
+            drift,
+            budget,
+            said_unscorable: false,
+            inputs: Vec::new(),
+            scores: Vec::new(),
+        }
     }
 
     /// Scores by what was learned of a network, if there is something.
@@ -65,7 +77,7 @@ impl Scorer {
 
     /// Bounds the time that reasons take, instead of their number: for living traffic.
     pub fn explaining_in_time(self) -> Self {
-        Self { limit: ExplanationBudget::by_time(), ..self }
+        Self { budget: ExplanationBudget::by_time(), ..self }
     }
 
     /// Name of the model.
@@ -116,45 +128,64 @@ impl Scorer {
         &self.inputs
     }
 
-    /// Scores every flow. `finished` has their features, if those of this scorer's set have been finished already.
+    /// Scores every flow; None for those that the model gives no probability. `finished` has their features, if those of
+    /// this scorer's set have been finished already.
     ///
     /// # Errors
-    /// ONNX Runtime fails, or gives a score outside of 0 to 1.
-    pub fn predict(&mut self, records: &[FlowRecord], finished: Option<&Batch>) -> Result<Vec<Prediction>> {
+    /// ONNX Runtime fails for all of them.
+    pub fn predict(
+        &mut self,
+        records: &[FlowRecord],
+        finished: Option<&Batch>,
+    ) -> Result<Vec<Option<Prediction>>> {
         self.finish(records, finished);
         self.scores.clear();
         self.model.score(&self.inputs, &mut self.scores)?;
         self.observe(records);
+        self.budget.begin();
+        Ok((0..records.len()).map(|i| self.prediction(&records[i], i)).collect())
+    }
+
+    /// What is said of the flow in this row.
+    fn prediction(&mut self, record: &FlowRecord, index: usize) -> Option<Prediction> {
         let width = self.features.len();
-        self.limit.begin();
-        let mut predictions = Vec::with_capacity(records.len());
-        let rows = self.inputs.chunks_exact(width).zip(&self.scores);
-        for (record, (row, &score)) in records.iter().zip(rows) {
-            let score = f64::from(score);
-            let (verdict, threshold) = match &self.calibration {
-                Some(calibration) => calibration.verdict(&self.model, score, row, service(record)),
-                None => (self.model.verdict(score, row), self.model.thresholds().malicious),
-            };
-            let malicious = verdict == Verdict::Malicious;
-            let unexplained = malicious && !self.limit.allows();
-            let mut reasons = Vec::new();
-            if malicious && !unexplained {
-                let start = Instant::now();
-                for reason in self.model.reasons(row, REASONS)? {
-                    let feature = self.features[reason.input];
-                    reasons.push(Explanation {
-                        feature: feature.name,
-                        value: reason.value,
-                        unit: feature.unit,
-                        normal: reason.normal,
-                        normal_range: reason.normal_range,
-                    });
-                }
-                self.limit.spend(start.elapsed());
+        let (row, score) = (&self.inputs[index * width..(index + 1) * width], f64::from(self.scores[index]));
+        if score.is_nan() {
+            if !self.said_unscorable {
+                self.said_unscorable = true;
+                log::error!(
+                    "{} gives a flow no probability as its score; such flows go on without a verdict and are counted as \
+                     not_scored",
+                    self.model.name()
+                );
             }
-            predictions.push(Prediction { verdict, score, threshold, reasons, unexplained });
+            return None;
         }
-        Ok(predictions)
+        let (verdict, threshold) = match &self.calibration {
+            Some(calibration) => calibration.verdict(&self.model, score, row, service(record)),
+            None => (self.model.verdict(score, row), self.model.thresholds().malicious),
+        };
+        let malicious = verdict == Verdict::Malicious;
+        let mut unexplained = malicious && !self.budget.allows();
+        let mut reasons = Vec::new();
+        if malicious && !unexplained {
+            let start = Instant::now();
+            // A verdict is not lost for want of reasons.
+            let found = self.model.reasons(row, REASONS);
+            unexplained = found.is_err();
+            for reason in found.unwrap_or_default() {
+                let feature = self.features[reason.input];
+                reasons.push(Explanation {
+                    feature: feature.name,
+                    value: reason.value,
+                    unit: feature.unit,
+                    normal: reason.normal,
+                    normal_range: reason.normal_range,
+                });
+            }
+            self.budget.spend(start.elapsed());
+        }
+        Some(Prediction { verdict, score, threshold, reasons, unexplained })
     }
 
     /// Compares ended flows with those of training. In a large batch it takes a part, evenly spread.

@@ -4,8 +4,8 @@ use std::io::Write;
 
 use anyhow::{Context as _, Result};
 
-use super::Sink;
 use super::table::{Column, Extent, columns};
+use super::{Labels, Sink};
 use crate::endpoint::write_address;
 use crate::features::{Cell, FeatureSet, Kind};
 use crate::record::Stage;
@@ -17,6 +17,7 @@ use crate::timestamp::timestamp;
 pub struct Csv {
     out: Box<dyn Write + Send>,
     columns: Vec<Column>,
+    labels: Labels,
     row: Vec<u8>,
     times: TimeWriter,
 }
@@ -26,9 +27,14 @@ impl Csv {
     ///
     /// # Errors
     /// The header cannot be written.
-    pub fn new(out: Box<dyn Write + Send>, set: &'static FeatureSet, extent: Extent) -> Result<Self> {
-        let columns = columns(set, extent);
-        let mut csv = Self { out, columns, row: Vec::new(), times: TimeWriter::default() };
+    pub fn new(
+        out: Box<dyn Write + Send>,
+        set: &'static FeatureSet,
+        extent: Extent,
+        labels: Labels,
+    ) -> Result<Self> {
+        let columns = columns(set, Extent { labelled: labels.is_some(), ..extent });
+        let mut csv = Self { out, columns, labels, row: Vec::new(), times: TimeWriter::default() };
         for i in 0..csv.columns.len() {
             text(&mut csv.row, csv.columns[i].name());
             csv.row.push(b',');
@@ -53,13 +59,14 @@ impl Sink for Csv {
         if let Stage::Checkpoint { .. } = scored.record.stage {
             return Ok(());
         }
+        let known = self.labels.of(scored);
         let row = &mut self.row;
         for column in &self.columns {
             match column {
                 // Most columns are features: these do not go by way of a cell.
                 Column::Feature(index, Kind::Integer, _) => integer(row, scored.features[*index] as i64),
                 Column::Feature(index, Kind::Real, _) => real(row, scored.features[*index]),
-                _ => match column.cell(scored) {
+                _ => match column.cell(scored, known) {
                     Cell::None => {}
                     Cell::Integer(number) => integer(row, number),
                     Cell::Real(number) => real(row, number),
@@ -98,20 +105,12 @@ impl TimeWriter {
             self.second = time / SECOND;
             self.text = timestamp(self.second * SECOND);
         }
-        let (mut fraction, mut digits) = (time % SECOND, 9);
-        if fraction == 0 {
-            row.extend_from_slice(self.text.as_bytes());
-            return;
-        }
-        while fraction.is_multiple_of(10) {
-            fraction /= 10;
-            digits -= 1;
-        }
+        // Nine digits, always: readers guess a column's format from its first cells.
         row.extend_from_slice(self.text.trim_end_matches('Z').as_bytes());
         row.push(b'.');
         let mut buffer = itoa::Buffer::new();
-        let text = buffer.format(fraction);
-        row.resize(row.len() + digits - text.len(), b'0');
+        let text = buffer.format(time % SECOND);
+        row.resize(row.len() + 9 - text.len(), b'0');
         row.extend_from_slice(text.as_bytes());
         row.push(b'Z');
     }
@@ -127,13 +126,15 @@ fn integer(row: &mut Vec<u8>, number: i64) {
     row.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// The shortest text that reads back as the same number; whole numbers without a point.
+/// The shortest text that reads back as the same number, and as a real one: whole numbers have a point, too, so that
+/// readers that guess a column's type from its first cells guess right.
 #[inline]
 fn real(row: &mut Vec<u8>, number: f64) {
     // Below 2^53 the conversion is exact.
     let whole = number as i64;
     if whole as f64 == number && whole.unsigned_abs() < 1 << 53 {
         integer(row, whole);
+        row.extend_from_slice(b".0");
     } else {
         row.extend_from_slice(zmij::Buffer::new().format(number).as_bytes());
     }
@@ -167,6 +168,7 @@ mod tests {
             real(&mut row, number);
             let text = String::from_utf8(row).unwrap();
             assert_eq!(text.parse(), Ok(number), "{number} was written as {text}");
+            assert!(text.contains(['.', 'e']), "{number} was written as {text}, a whole number");
         }
     }
 
@@ -176,7 +178,9 @@ mod tests {
         for time in [0, 1, 999_999_999, 1_000_000_000, 1_700_000_000_120_000_000, 1_700_000_000_000_000_001] {
             let mut row = Vec::new();
             clock.write(&mut row, time);
-            assert_eq!(String::from_utf8(row), Ok(timestamp(time)));
+            let text = String::from_utf8(row).unwrap();
+            assert_eq!(text.parse::<jiff::Timestamp>().unwrap(), timestamp(time).parse().unwrap());
+            assert_eq!(text.len(), "2026-01-01T00:00:00.000000000Z".len(), "{text}");
         }
     }
 

@@ -8,24 +8,26 @@ use flowmeter_common::key::{kind, tunnel};
 use flowmeter_common::prefilter::mark;
 use serde::Serialize;
 
-use super::Sink;
+use super::{Labels, Sink};
 use crate::model::Verdict;
 use crate::record::Stage;
 use crate::scoring::{Explanation, Scored};
 use crate::stats::Stats;
 use crate::timestamp::timestamp;
+use crate::truth::KnownLabel;
 
 /// Writes the log.
 pub struct JsonLines {
     out: Box<dyn Write + Send>,
     /// Names of the features, if they are to be written.
     features: Option<Vec<&'static str>>,
+    labels: Labels,
 }
 
 impl JsonLines {
-    /// A log on `out`; with every flow's features if their names are given.
-    pub fn new(out: Box<dyn Write + Send>, features: Option<Vec<&'static str>>) -> Self {
-        Self { out, features }
+    /// A log on `out`; with every flow's features if their names are given, and its label if that is known.
+    pub fn new(out: Box<dyn Write + Send>, features: Option<Vec<&'static str>>, labels: Labels) -> Self {
+        Self { out, features, labels }
     }
 
     fn line(&mut self, row: &impl Serialize) -> Result<()> {
@@ -85,6 +87,12 @@ struct FlowRow<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     unexplained: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    category: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     features: Option<FeatureValues<'a>>,
 }
 
@@ -112,6 +120,8 @@ impl Sink for JsonLines {
         let [vlan, inner_vlan] = record.vlans();
         let tunnel = tunnel::name(record.entry.key.tunnel);
         let names = self.features.take();
+        let labels = std::mem::take(&mut self.labels);
+        let known = labels.of(scored);
         let one = !record.is_aggregate();
         let marked = record.entry.verdict;
         let (event, stage, end_reason) = match record.stage {
@@ -154,9 +164,13 @@ impl Sink for JsonLines {
             },
             reasons: scored.reasons,
             unexplained: scored.unexplained,
+            label: known.and_then(KnownLabel::name),
+            source: known.map(|known| known.source.as_str()),
+            category: known.map(|known| known.category.as_str()),
             features: names.as_deref().map(|names| FeatureValues { names, values: scored.features }),
         });
         self.features = names;
+        self.labels = labels;
         written
     }
 

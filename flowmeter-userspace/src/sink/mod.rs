@@ -5,6 +5,7 @@ pub mod eve;
 mod facts;
 pub mod ipfix;
 pub mod jsonl;
+mod labels;
 pub mod log_file;
 pub mod parquet;
 pub mod table;
@@ -17,9 +18,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
+pub use self::labels::Labels;
 use self::table::Extent;
-use crate::config::{Format, Target};
-use crate::features::FeatureSet;
+use crate::config::{Format, OutputConfig, Target};
 use crate::scoring::Scored;
 use crate::stats::Stats;
 
@@ -62,20 +63,20 @@ pub trait Sink: Send {
 /// # Errors
 /// The place cannot be written to.
 pub fn make(
-    format: Format,
     out: Box<dyn Write + Send>,
-    set: &'static FeatureSet,
+    output: &OutputConfig,
     extent: Extent,
-    with_features: bool,
+    labels: Labels,
     blocks: bool,
 ) -> Result<Box<dyn Sink>> {
+    let &OutputConfig { format, set, features, timestamps, .. } = output;
     Ok(match format {
-        Format::Jsonl => Box::new(jsonl::JsonLines::new(out, with_features.then(|| set.names()))),
-        Format::Csv => Box::new(csv::Csv::new(out, set, extent)?),
+        Format::Jsonl => Box::new(jsonl::JsonLines::new(out, features.then(|| set.names()), labels)),
+        Format::Csv => Box::new(csv::Csv::new(out, set, extent, labels)?),
         Format::Eve => Box::new(eve::Eve::new(out, blocks)),
         Format::Zeek => Box::new(zeek::Zeek::json(out)),
         Format::ZeekTsv => Box::new(zeek::Zeek::tabs(out)),
-        Format::Parquet => Box::new(parquet::Parquet::new(out, set, extent)?),
+        Format::Parquet => Box::new(parquet::Parquet::new(out, set, extent, labels, timestamps)?),
     })
 }
 

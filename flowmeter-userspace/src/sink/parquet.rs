@@ -5,7 +5,9 @@ use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
-use arrow_array::builder::{Float64Builder, Int64Builder, StringBuilder, TimestampNanosecondBuilder};
+use arrow_array::builder::{
+    Float64Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder, TimestampNanosecondBuilder,
+};
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use parquet::arrow::ArrowWriter;
@@ -13,8 +15,9 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
-use super::Sink;
 use super::table::{Column, Extent, columns};
+use super::{Labels, Sink};
+use crate::config::TimestampUnit;
 use crate::features::{Cell, FeatureSet, identity::CellKind};
 use crate::record::Stage;
 use crate::scoring::Scored;
@@ -31,6 +34,7 @@ pub struct Parquet {
     writer: Option<ArrowWriter<Box<dyn Write + Send>>>,
     schema: Arc<Schema>,
     columns: Vec<(Column, Builder)>,
+    labels: Labels,
     rows: usize,
 }
 
@@ -39,25 +43,30 @@ enum Builder {
     Integer(Int64Builder),
     Real(Float64Builder),
     Text(StringBuilder),
-    Time(TimestampNanosecondBuilder),
+    Microseconds(TimestampMicrosecondBuilder),
+    Nanoseconds(TimestampNanosecondBuilder),
 }
 
 impl Builder {
-    fn new(kind: CellKind) -> Self {
+    fn new(kind: CellKind, unit: TimestampUnit) -> Self {
         match kind {
             CellKind::Integer => Self::Integer(Int64Builder::new()),
             CellKind::Real => Self::Real(Float64Builder::new()),
             CellKind::Text => Self::Text(StringBuilder::new()),
-            CellKind::Time => Self::Time(TimestampNanosecondBuilder::new().with_timezone("UTC")),
+            CellKind::Time if unit == TimestampUnit::Nanoseconds => {
+                Self::Nanoseconds(TimestampNanosecondBuilder::new().with_timezone("UTC"))
+            }
+            CellKind::Time => Self::Microseconds(TimestampMicrosecondBuilder::new().with_timezone("UTC")),
         }
     }
 
-    fn data_type(kind: CellKind) -> DataType {
-        match kind {
-            CellKind::Integer => DataType::Int64,
-            CellKind::Real => DataType::Float64,
-            CellKind::Text => DataType::Utf8,
-            CellKind::Time => DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into())),
+    fn data_type(&self) -> DataType {
+        match self {
+            Self::Integer(_) => DataType::Int64,
+            Self::Real(_) => DataType::Float64,
+            Self::Text(_) => DataType::Utf8,
+            Self::Microseconds(_) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            Self::Nanoseconds(_) => DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into())),
         }
     }
 
@@ -69,11 +78,15 @@ impl Builder {
             (Self::Text(cells), Cell::Owned(words)) => cells.append_value(words),
             (Self::Text(cells), Cell::Address(address)) => cells.append_value(address.to_string()),
             // The type's range ends in the year 2262; what is stamped later than that has no time.
-            (Self::Time(cells), Cell::Time(time)) => cells.append_option(i64::try_from(time).ok()),
+            (Self::Nanoseconds(cells), Cell::Time(time)) => cells.append_option(i64::try_from(time).ok()),
+            (Self::Microseconds(cells), Cell::Time(time)) => {
+                cells.append_option(i64::try_from(time).ok().map(|time| time / 1_000));
+            }
             (Self::Integer(cells), _) => cells.append_null(),
             (Self::Real(cells), _) => cells.append_null(),
             (Self::Text(cells), _) => cells.append_null(),
-            (Self::Time(cells), _) => cells.append_null(),
+            (Self::Microseconds(cells), _) => cells.append_null(),
+            (Self::Nanoseconds(cells), _) => cells.append_null(),
         }
     }
 
@@ -82,7 +95,8 @@ impl Builder {
             Self::Integer(cells) => Arc::new(cells.finish()),
             Self::Real(cells) => Arc::new(cells.finish()),
             Self::Text(cells) => Arc::new(cells.finish()),
-            Self::Time(cells) => Arc::new(cells.finish()),
+            Self::Microseconds(cells) => Arc::new(cells.finish()),
+            Self::Nanoseconds(cells) => Arc::new(cells.finish()),
         }
     }
 }
@@ -92,11 +106,19 @@ impl Parquet {
     ///
     /// # Errors
     /// The beginning cannot be written.
-    pub fn new(out: Box<dyn Write + Send>, set: &'static FeatureSet, extent: Extent) -> Result<Self> {
-        let columns: Vec<_> = columns(set, extent).into_iter().map(|c| (c, Builder::new(c.kind()))).collect();
+    pub fn new(
+        out: Box<dyn Write + Send>,
+        set: &'static FeatureSet,
+        extent: Extent,
+        labels: Labels,
+        unit: TimestampUnit,
+    ) -> Result<Self> {
+        let extent = Extent { labelled: labels.is_some(), ..extent };
+        let columns: Vec<_> =
+            columns(set, extent).into_iter().map(|c| (c, Builder::new(c.kind(), unit))).collect();
         let fields: Vec<Field> = columns
             .iter()
-            .map(|(column, _)| Field::new(column.name(), Builder::data_type(column.kind()), true))
+            .map(|(column, builder)| Field::new(column.name(), builder.data_type(), true))
             .collect();
         let schema = Arc::new(Schema::new(fields));
         let about = |key: &str, value: &str| KeyValue::new(format!("flowmeter.{key}"), value.to_owned());
@@ -108,7 +130,7 @@ impl Parquet {
             .build();
         let writer = ArrowWriter::try_new(out, Arc::clone(&schema), Some(properties))
             .context("cannot begin the Parquet file")?;
-        Ok(Self { writer: Some(writer), schema, columns, rows: 0 })
+        Ok(Self { writer: Some(writer), schema, columns, labels, rows: 0 })
     }
 
     fn hand_over(&mut self) -> Result<()> {
@@ -128,8 +150,9 @@ impl Sink for Parquet {
         if let Stage::Checkpoint { .. } = scored.record.stage {
             return Ok(());
         }
+        let known = self.labels.of(scored);
         for (column, builder) in &mut self.columns {
-            builder.push(column.cell(scored));
+            builder.push(column.cell(scored, known));
         }
         self.rows += 1;
         if self.rows == BATCH { self.hand_over() } else { Ok(()) }

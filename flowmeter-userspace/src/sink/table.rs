@@ -5,6 +5,7 @@
 
 use crate::features::{Cell, FeatureSet, Identity, Kind, identity::CellKind};
 use crate::scoring::Scored;
+use crate::truth::KnownLabel;
 
 /// What a table has beside the columns of its set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Extent {
     pub scored: bool,
     /// Flows come from several interfaces or captures.
     pub several: bool,
+    /// Flows have labels, see [`Labels`](super::Labels).
+    pub labelled: bool,
 }
 
 /// A column.
@@ -28,6 +31,12 @@ pub enum Column {
     Score,
     /// Name of the model.
     Model,
+    /// What the truth says that the flow is.
+    Label,
+    /// Network or collection, by the truth.
+    Source,
+    /// Kind of attack or use, by the truth.
+    Category,
     /// The feature with this index in the set.
     Feature(usize, Kind, &'static str),
 }
@@ -41,6 +50,9 @@ impl Column {
             Self::Verdict => "verdict",
             Self::Score => "score",
             Self::Model => "model",
+            Self::Label => "label",
+            Self::Source => "source",
+            Self::Category => "category",
             Self::Feature(_, _, name) => name,
         }
     }
@@ -49,21 +61,25 @@ impl Column {
     pub fn kind(&self) -> CellKind {
         match self {
             Self::Observed | Self::Verdict | Self::Model => CellKind::Text,
+            Self::Label | Self::Source | Self::Category => CellKind::Text,
             Self::Identity(identity) => identity.kind,
             Self::Score | Self::Feature(_, Kind::Real, _) => CellKind::Real,
             Self::Feature(_, Kind::Integer, _) => CellKind::Integer,
         }
     }
 
-    /// Its cell for a flow.
+    /// Its cell for a flow, of which the truth says `known`.
     #[inline]
-    pub fn cell<'a>(&self, scored: &Scored<'a>) -> Cell<'a> {
+    pub fn cell<'a>(&self, scored: &Scored<'a>, known: Option<&'a KnownLabel>) -> Cell<'a> {
         match self {
             Self::Observed => scored.observed.map_or(Cell::None, Cell::Text),
             Self::Identity(identity) => (identity.cell)(scored.record),
             Self::Verdict => Cell::Text(scored.verdict.map_or("none", |v| v.name())),
             Self::Score => scored.score.map_or(Cell::None, Cell::Real),
             Self::Model => scored.model.map_or(Cell::None, Cell::Text),
+            Self::Label => known.and_then(KnownLabel::name).map_or(Cell::None, Cell::Text),
+            Self::Source => known.map_or(Cell::None, |known| Cell::Text(&known.source)),
+            Self::Category => known.map_or(Cell::None, |known| Cell::Text(&known.category)),
             Self::Feature(index, Kind::Real, _) => Cell::Real(scored.features[*index]),
             Self::Feature(index, Kind::Integer, _) => Cell::Integer(scored.features[*index] as i64),
         }
@@ -75,15 +91,18 @@ pub fn columns(set: &'static FeatureSet, extent: Extent) -> Vec<Column> {
     let identity = set.identity.iter().map(Column::Identity);
     let verdict = [Column::Verdict, Column::Score, Column::Model];
     let features = set.features().enumerate().map(|(i, f)| Column::Feature(i, f.kind, f.name));
-    if set.is_own() {
-        return [Column::Observed].into_iter().chain(identity).chain(verdict).chain(features).collect();
-    }
-    let mut columns: Vec<_> = identity.chain(features).collect();
-    if extent.several {
+    let mut columns: Vec<_> = match set.is_own() {
+        true => [Column::Observed].into_iter().chain(identity).chain(verdict).chain(features).collect(),
+        false => identity.chain(features).collect(),
+    };
+    if !set.is_own() && extent.several {
         columns.push(Column::Observed);
     }
-    if extent.scored {
+    if !set.is_own() && extent.scored {
         columns.extend(verdict);
+    }
+    if extent.labelled {
+        columns.extend([Column::Label, Column::Source, Column::Category]);
     }
     columns
 }
@@ -99,9 +118,12 @@ mod tests {
             let names = |extent| columns(set, extent).iter().map(Column::name).collect::<Vec<_>>();
             let bare = names(Extent::default());
             assert_eq!(bare.len(), set.identity.len() + set.names().len());
-            let full = names(Extent { scored: true, several: true });
+            let full = names(Extent { scored: true, several: true, labelled: true });
             assert_eq!(full[..bare.len()], bare);
-            assert_eq!(full[bare.len()..], ["observed", "verdict", "score", "model"]);
+            assert_eq!(
+                full[bare.len()..],
+                ["observed", "verdict", "score", "model", "label", "source", "category"]
+            );
         }
     }
 }

@@ -80,7 +80,7 @@ pub fn run(options: &Options) -> Result<()> {
     let whole = each(median(options.runs, || {
         (malicious, explained) = (0, 0);
         for batch in batches(records) {
-            for predictions in scorer.predict(batch, None)? {
+            for predictions in scorer.predict(batch, None)?.into_iter().flatten() {
                 malicious += usize::from(predictions.unexplained || !predictions.reasons.is_empty());
                 explained += usize::from(!predictions.reasons.is_empty());
             }

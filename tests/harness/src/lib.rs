@@ -50,6 +50,11 @@ pub fn runtime() -> Option<&'static Runtime> {
     loaded.as_ref().ok()
 }
 
+/// A small file that once gave a wrong or harmful answer, under `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", "fixtures", name].iter().collect()
+}
+
 /// True if this process may do what only root may.
 pub fn is_root() -> bool {
     // SAFETY: no arguments, no failure.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use arrow_array::cast::AsArray as _;
-use arrow_array::types::{Float64Type, Int64Type, TimestampNanosecondType};
+use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType, TimestampNanosecondType};
 use arrow_array::{Array as _, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -57,6 +57,10 @@ fn cell(batch: &RecordBatch, name: &str, row: usize) -> Result<String> {
         // The CSV writes the shortest text that reads back as the same number, and so does this.
         DataType::Float64 => column.as_primitive::<Float64Type>().value(row).to_string(),
         DataType::Utf8 => column.as_string::<i32>().value(row).to_owned(),
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
+            let value = column.as_primitive::<TimestampMicrosecondType>().value(row);
+            format!("{}.{:06}", value / 1_000_000, value % 1_000_000)
+        }
         DataType::Timestamp(TimeUnit::Nanosecond, Some(_)) => {
             let value = column.as_primitive::<TimestampNanosecondType>().value(row);
             format!("{}.{:09}", value / 1_000_000_000, value % 1_000_000_000)

@@ -1,5 +1,6 @@
 //! Flows of a capture: the shared parser, update and lifecycle over the host's flow table, with the capture's own clock.
 
+mod clock;
 mod hash_index;
 mod timer_wheel;
 
@@ -15,6 +16,8 @@ use flowmeter_common::frame::SliceFrame;
 use flowmeter_common::lifecycle::{EndReason, Timeouts};
 use flowmeter_common::parse::{ParseOptions, parse_link};
 
+pub use self::clock::{Anomalies, Leap};
+use self::clock::{CaptureClock, Stamps};
 use self::flow_table::{FlowSink, Flows, Parsed, TOGETHER, Totals};
 use crate::capture::CaptureReader;
 use crate::context::Context;
@@ -43,13 +46,19 @@ const SEED: u64 = 0x1319_8a2e_0370_7344;
 pub struct Recorder<G> {
     context: Option<Context>,
     checkpoints: bool,
+    stamps: Stamps,
     give: G,
 }
 
 impl<G: FnMut(FlowRecord) -> Result<()>> Recorder<G> {
     /// Records go to `give`, of flows that have ended.
     pub fn new(context: bool, give: G) -> Self {
-        Self { context: context.then(|| Context::new(SEED)), checkpoints: false, give }
+        Self {
+            context: context.then(|| Context::new(SEED)),
+            checkpoints: false,
+            stamps: Stamps::default(),
+            give,
+        }
     }
 
     /// If they are asked for, also of flows that live, at their checkpoints.
@@ -59,7 +68,8 @@ impl<G: FnMut(FlowRecord) -> Result<()>> Recorder<G> {
 
     fn record(&mut self, entry: &Entry, stage: Stage, now: u64) -> Result<()> {
         let context = self.context.as_mut().map(|context| Box::new(context.around(entry, now)));
-        (self.give)(FlowRecord { entry: *entry, stage, clock_offset: 0, context })
+        let clock_offset = self.stamps.offset(entry.state.first());
+        (self.give)(FlowRecord { entry: *entry, stage, clock_offset, context })
     }
 }
 
@@ -98,6 +108,10 @@ pub struct Summary {
     pub cut_short: bool,
     /// True if reading was stopped from outside.
     pub stopped: bool,
+    /// What was taken otherwise than the file says it.
+    pub note: Option<&'static str>,
+    /// Where its clock was wrong.
+    pub clock: Anomalies,
     /// Why it could not be read, or not to its end.
     pub problem: Option<anyhow::Error>,
 }
@@ -130,7 +144,8 @@ pub fn read(
             return Ok(summary);
         }
     };
-    let mut batch: Vec<Parsed> = Vec::with_capacity(TOGETHER);
+    let mut batch: Vec<Parsed> = Vec::with_capacity(TOGETHER + 3);
+    let mut clock = CaptureClock::new();
     let mut frames = 0_u64;
     loop {
         let frame = match reader.next_frame() {
@@ -142,8 +157,9 @@ pub fn read(
             }
         };
         let slice = SliceFrame::new(frame.data, frame.wire_len as usize);
-        batch.push((parse_link(&slice, frame.link_type, settings.look), frame.timestamp_ns));
-        if batch.len() == TOGETHER {
+        clock.take((parse_link(&slice, frame.link_type, settings.look), frame.timestamp_ns), &mut batch);
+        if batch.len() >= TOGETHER {
+            give.stamps.extend(clock.changes());
             flows.packets(&batch, &mut give)?;
             batch.clear();
         }
@@ -156,7 +172,11 @@ pub fn read(
             }
         }
     }
+    clock.finish(&mut batch);
+    give.stamps.extend(clock.changes());
     flows.packets(&batch, &mut give)?;
+    summary.clock = clock.anomalies();
+    summary.note = reader.note();
     // A pipe ends wherever it is when it is to stop.
     summary.stopped |= reader.size().is_none() && stop.load(Ordering::Relaxed);
     summary.cut_short = reader.truncated() && !summary.stopped;

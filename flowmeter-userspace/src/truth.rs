@@ -29,6 +29,13 @@ pub struct KnownLabel {
     pub category: String,
 }
 
+impl KnownLabel {
+    /// The label as it is written; None if the truth leaves the flow out.
+    pub fn name(&self) -> Option<&'static str> {
+        self.malicious.map(|malicious| if malicious { "malicious" } else { "benign" })
+    }
+}
+
 /// Reads a label: malicious, benign, 1, 0, true, false; nothing, `ignore` or `unknown` leaves the flow open.
 ///
 /// # Errors
@@ -68,6 +75,8 @@ pub struct Truth {
     levels: Vec<Level>,
     rows: u64,
     timed: bool,
+    /// Fields that any row names: the others of a flow need not be asked for.
+    named: [bool; FIELDS.len()],
 }
 
 impl Truth {
@@ -99,7 +108,7 @@ impl Truth {
             FIELDS.join(", ")
         );
         let (times, source, category) = (TIMES.map(column), column("source"), column("category"));
-        let mut truth = Self { levels: Vec::new(), rows: 0, timed: false };
+        let mut truth = Self { levels: Vec::new(), rows: 0, timed: false, named: [false; FIELDS.len()] };
         for record in reader.records() {
             let record = record?;
             let line = record.position().map_or(0, csv::Position::line);
@@ -130,6 +139,9 @@ impl Truth {
 
     fn add(&mut self, fields: Vec<usize>, key: Vec<String>, statement: Statement) -> Result<()> {
         self.rows += 1;
+        for &field in &fields {
+            self.named[field] = true;
+        }
         let index = self.levels.iter().position(|level| level.fields == fields).unwrap_or_else(|| {
             self.levels.push(Level { fields, statements: HashMap::new() });
             self.levels.len() - 1
@@ -160,7 +172,10 @@ impl Truth {
 
     /// What is known about a flow: of the rows that mean it, the one that names most fields; of those the first.
     pub fn of(&self, row: &dyn Row) -> Option<&KnownLabel> {
-        let fields = FIELDS.map(|name| row.text(name));
+        let mut fields = FIELDS.map(|_| None);
+        for (i, name) in FIELDS.into_iter().enumerate().filter(|(i, _)| self.named[*i]) {
+            fields[i] = row.text(name);
+        }
         let time = self.timed.then(|| row.text("timestamp").and_then(|text| instant(&text).ok())).flatten();
         self.levels.iter().find_map(|level| {
             let mut key = Vec::with_capacity(level.fields.len());
