@@ -15,7 +15,7 @@ use serde_json::Value;
 
 /// How long something may take to happen.
 const PATIENCE: Duration = Duration::from_secs(30);
-const QUICK: [&str; 4] = ["--idle-timeout", "500ms", "--stats-interval", "200ms"];
+const QUICK: [&str; 5] = ["--no-model", "--idle-timeout", "500ms", "--stats-interval", "200ms"];
 
 /// Sends so many packets of one flow over the cable.
 fn send(sends: &Namespace, packets: u16) -> Result<()> {

@@ -80,10 +80,10 @@ fn a_restart_adds_to_the_log_and_a_second_agent_is_refused() -> Result<()> {
     let agent = Agent::start(&cable.watches, &["in"], &log, &QUICK)?;
     cable.send(1000, 3)?;
     agent.wait_for(3, |row| row["event"] == "flow")?;
-    let lock = Namespace::new("second")?;
-    lock.ip(&["link", "add", "other", "type", "dummy"])?;
+    let elsewhere = Namespace::new("second")?;
+    elsewhere.ip(&["link", "add", "other", "type", "veth", "peer", "name", "end"])?;
     let words = ["live", "-i", "other", "--log", &log.to_string_lossy()].map(Into::into);
-    let second = Agent::spawn(&lock, &words, Path::new("/dev/null"))?.wait()?;
+    let second = Agent::spawn(&elsewhere, &words, Path::new("/dev/null"))?.wait()?;
     ensure!(!second.status.success() && second.said.contains("another process"), "{}", second.said);
     // Dropped: killed.
     drop(agent);

@@ -60,7 +60,8 @@ fn a_restart_keeps_the_log() -> Result<()> {
     for round in 0..3 {
         let agent = cable.agent(&SOON)?;
         cable.send(&datagrams(100 + round * 10..105 + round * 10))?;
-        agent.stop(Signal::Terminate)?.expect_clean()?;
+        let outcome = agent.end(Signal::Terminate)?;
+        ensure!(outcome.status.success(), "{}", outcome.said);
         // What a power failure leaves.
         let mut log = std::fs::read(cable.file("log"))?;
         log.extend(br#"{"event":"torn"#);
@@ -144,13 +145,13 @@ fn a_full_disk_does_not_end_the_agent() -> Result<()> {
         return Ok(());
     };
     let cable = Cable::new()?;
-    let small = Small::mount(cable.file("small"), 64)?;
+    let small = Small::mount(cable.file("small"), 1024)?;
     let (log, ballast) = (small.0.join("log"), small.0.join("ballast"));
     let agent = Agent::start(&cable.watches, &["in"], &log, &SOON)?;
     cable.send(&datagrams(100..110))?;
     agent.wait_for(10, |row| row["event"] == "flow")?;
     // Nothing is left for the log.
-    let _ = std::fs::write(&ballast, vec![0; 1 << 20]);
+    let _ = std::fs::write(&ballast, vec![0; 1 << 22]);
     cable.send(&datagrams(1000..2000))?;
     std::thread::sleep(Duration::from_secs(1));
     ensure!(Path::new(&format!("/proc/{}", agent.id())).exists(), "the agent has ended");
