@@ -127,10 +127,10 @@ fn what_is_wrong_is_refused_with_the_reason() -> Result<()> {
     };
     let cases = [
         (changed("model", json!("other"))?, "it was made for other on"),
-        (changed("golden_score", json!(0.123))?, "another model of the same name"),
-        (changed("inputs", json!(["duration"]))?, "another model of the same name"),
+        (changed("golden_score", json!(0.123))?, "another model with the same name"),
+        (changed("inputs", json!(["duration"]))?, "another model with the same name"),
         (changed("calibration", json!(9))?, "its version is 9"),
-        (changed("malicious", json!(-1.0))?, "a threshold is -1"),
+        (changed("malicious", json!(-1.0))?, "invalid threshold -1"),
         (capture.clone(), "cannot read the calibration"),
         (folder.path().join("missing.json"), "missing.json"),
     ];

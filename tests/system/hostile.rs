@@ -30,7 +30,6 @@ fn dropped(stats: &Value) -> Result<u64> {
 /// Flows from each host of one network to each of another, on the same ports: a hash that keeps any structure of addresses
 /// lets them collide.
 #[test]
-#[ignore = "written before the table was hardened and not run since; take the mark away once it passes"]
 fn a_grid_of_addresses_finds_room() -> Result<()> {
     let Some(_machine) = machine::alone("flows between two networks") else {
         return Ok(());
@@ -63,7 +62,7 @@ fn a_grid_of_addresses_finds_room() -> Result<()> {
 
 /// Flows of two packets that nobody answers are what a flood is made of; they give way to those that are answered.
 #[test]
-#[ignore = "written before the table was hardened and not run since; take the mark away once it passes"]
+#[ignore = "195 of 200 honest flows were whole in the log on a busy machine: not yet known whether one packet of each gave way, or the host was late"]
 fn unanswered_flows_of_two_packets_give_way() -> Result<()> {
     let Some(_machine) = machine::alone("a slow flood of unanswered flows") else {
         return Ok(());
@@ -116,7 +115,6 @@ fn unanswered_flows_of_two_packets_give_way() -> Result<()> {
 /// Data of a malicious connection, between which somebody forges a reset and a new SYN, so that no flow of it is ever long
 /// enough to be judged.
 #[test]
-#[ignore = "written before the table was hardened and not run since; take the mark away once it passes"]
 fn forged_resets_do_not_hide_a_connection() -> Result<()> {
     let Some(_machine) = machine::shared("forged resets") else {
         return Ok(());
@@ -154,7 +152,7 @@ fn forged_resets_do_not_hide_a_connection() -> Result<()> {
 
 /// The first fragment of a datagram has but the ports of its TCP header (RFC 1858): what is denied by its port is dropped.
 #[test]
-#[ignore = "written before the table was hardened and not run since; take the mark away once it passes"]
+#[ignore = "4 of 40 packets passed as `stale` on a busy machine, before the agent's first sign of life; the others were dropped"]
 fn lists_apply_to_headers_in_pieces() -> Result<()> {
     let Some(_machine) = machine::shared("tiny fragments") else {
         return Ok(());
@@ -191,7 +189,6 @@ fn lists_apply_to_headers_in_pieces() -> Result<()> {
 
 /// An inspector that is reached through the watched interface would be sent copies of copies.
 #[test]
-#[ignore = "written before the table was hardened and not run since; take the mark away once it passes"]
 fn an_inspector_on_top_of_the_watched_interface_is_refused() -> Result<()> {
     let Some(_machine) = machine::shared("stacked interfaces") else {
         return Ok(());
@@ -201,8 +198,11 @@ fn an_inspector_on_top_of_the_watched_interface_is_refused() -> Result<()> {
     watches.add_address("in", "10.9.0.1/24")?;
     let vxlan = ["type", "vxlan", "id", "7", "dstport", "4789", "remote", "10.9.0.2", "dev", "in"];
     watches.ip(&[&["link", "add", "over0"], &vxlan[..]].concat())?;
-    watches.ip(&["link", "add", "link", "in", "name", "tagged0", "type", "vlan", "id", "9"])?;
-    for stacked in ["over0", "tagged0"] {
+    // A kernel may lack VLAN devices; an inspector on one is refused all the same.
+    let tagged =
+        watches.ip(&["link", "add", "link", "in", "name", "tagged0", "type", "vlan", "id", "9"]).is_ok();
+    let stacked: &[&str] = if tagged { &["over0", "tagged0"] } else { &["over0"] };
+    for &stacked in stacked {
         watches.ip(&["link", "set", stacked, "up"])?;
         let words = ["--no-model", "--mode", "mirror", "--inspector", stacked];
         let refused = cable.agent(&words).err().with_context(|| format!("{stacked} is taken"))?;
