@@ -11,8 +11,9 @@
 //! 7. [`cli`]: what was typed. [`config`]: what is meant by it. [`command`]: what each subcommand does.
 //!
 //! What was [`flow_log`] is read back to tell how good verdicts are ([`evaluation`]) and to fit them to a network
-//! ([`calibration`]).
+//! ([`calibration`]), or to make one model that knows it ([`adapt`]).
 
+pub mod adapt;
 pub mod agent;
 pub mod calibration;
 pub mod capture;

@@ -43,6 +43,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Doctor(args) => command::doctor::run(args),
         Command::Setup(args) => command::setup::run(args),
         Command::Evaluate(args) => command::evaluate::run(args),
+        Command::Adapt(args) => command::adapt::run(args),
         Command::Calibrate(args) => command::calibrate::run(args),
         Command::Features(args) => command::features(args),
         Command::Model(args) => match &args.command {

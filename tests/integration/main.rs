@@ -20,12 +20,14 @@
 //! | a model that keeps the contract scores as its library does | [`models`] | ONNX Runtime |
 //! | Deepfence FlowMeter's model says what it said there | [`seed`] | ONNX Runtime |
 //! | figures of a run with known labels are right | [`evaluate`] | ONNX Runtime; python3, the collections |
+//! | a network's own flows become a model that knows it | [`adapt`] | ONNX Runtime |
 //! | a network's own flows set its thresholds | [`calibrate`] | ONNX Runtime |
 //! | the programs of `examples/` work | [`examples`] | ONNX Runtime; python3 with pyarrow |
 //! | the recorded sample is what its manifest says | [`sample`] | |
 //!
 //! A test that lacks what it needs says `NOT RUN` and passes; with `CI=true` it fails.
 
+mod adapt;
 mod calibrate;
 mod clocks;
 mod community_id;

@@ -1,5 +1,6 @@
 //! What can be typed: one struct for each subcommand, as clap reads it. Nothing here knows what it means.
 
+mod adapt;
 mod config;
 mod evaluation;
 mod live;
@@ -9,6 +10,7 @@ mod setup;
 mod shared;
 mod values;
 
+pub use adapt::AdaptArgs;
 pub use config::{ConfigArgs, ConfigCommand};
 pub use evaluation::{AuditArgs, CalibrateArgs, EvaluateArgs};
 pub use live::{ActionArg, LiveArgs, ModeArg, OverrideArg, PrefilterArgs, StageArg, VerdictArg};
@@ -79,6 +81,8 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Fit thresholds to a network, from its own unlabelled flows.
     Calibrate(CalibrateArgs),
+    /// Learn a network from its own unlabelled flows, and write a model that knows it.
+    Adapt(AdaptArgs),
     /// Check a model file against the contract.
     Model(ModelArgs),
     /// Print the reference page of a feature set, or the list of sets.

@@ -1,5 +1,6 @@
 //! The subcommands: each puts the stages together for one way of use.
 
+pub mod adapt;
 pub mod audit;
 pub mod calibrate;
 pub mod config;

@@ -18,6 +18,23 @@ pub struct Rule {
     pub port: Option<u16>,
 }
 
+impl Rule {
+    /// True if its prefix holds the address.
+    pub(crate) fn holds(&self, address: IpAddr) -> bool {
+        let shared = |differing: u128, width: u8, bits: u8| bits == 0 || differing >> (width - bits) == 0;
+        match (self.prefix, address) {
+            (None, _) => true,
+            (Some((IpAddr::V4(network), bits)), IpAddr::V4(address)) => {
+                shared(u128::from(u32::from(network) ^ u32::from(address)), 32, bits)
+            }
+            (Some((IpAddr::V6(network), bits)), IpAddr::V6(address)) => {
+                shared(u128::from(network) ^ u128::from(address), 128, bits)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.listed == listed::ALLOW { "allow " } else { "deny " })?;
@@ -58,7 +75,7 @@ fn parse(text: &str, listed: u32) -> Result<Vec<Rule>> {
 }
 
 /// `PREFIX [PORT]`.
-fn rule(words: &str, listed: u32) -> Result<Rule> {
+pub(crate) fn rule(words: &str, listed: u32) -> Result<Rule> {
     let mut words = words.split_whitespace();
     let prefix = match words.next() {
         None | Some("any") => None,
