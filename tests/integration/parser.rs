@@ -255,8 +255,13 @@ fn ipv4() {
             ),
             (
                 "a later fragment, short",
-                piece(1, true).with(Transport::raw(6, [7; 3])).build(),
+                piece(8, true).with(Transport::raw(6, [7; 3])).build(),
                 Ok("v4 6 192.0.2.1 0 > 198.51.100.7 0, 23 = 0 + 3"),
+            ),
+            (
+                "a fragment that begins within the TCP header (RFC 3128)",
+                piece(1, true).with(Transport::raw(6, [7; 3])).build(),
+                Err(Skip::ShortFragment),
             ),
             (
                 "an authentication header of 16 bytes",

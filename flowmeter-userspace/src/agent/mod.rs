@@ -38,7 +38,7 @@ use tokio::task::{JoinError, JoinHandle};
 
 use self::drain_task::DrainTask;
 use self::interfaces::InterfaceWatch;
-use self::output::Output;
+use self::output::LogOutput;
 use self::pipeline_task::PipelineTask;
 use self::queues::{MAX_OUT, queues};
 use self::reload::{ListReload, ModelReload};
@@ -81,7 +81,7 @@ struct Parts {
     counters: Counters,
     table: Arc<SharedTable>,
     drain: Drain,
-    output: Output,
+    output: LogOutput,
     scorers: Option<ScorerLoader>,
     heartbeat: Arc<Heartbeat>,
     lists: ListReload,
@@ -110,7 +110,7 @@ fn build(config: &LiveConfig) -> Result<Parts> {
     let scorers = config.scoring.as_ref().map(ScorerLoader::new).transpose()?;
     let scorer = scorers.as_ref().map(ScorerLoader::load_first).transpose()?.map(Scorer::explaining_in_time);
     let status = Arc::new(Status::default());
-    let output = Output::prepare(config, scorer, &status.log, policy.blocks_malicious())?;
+    let output = LogOutput::prepare(config, scorer, &status.log, policy.blocks_malicious())?;
     let context = match output.needs_context() {
         true => Some(Context::new(random_seed()?)),
         false => None,

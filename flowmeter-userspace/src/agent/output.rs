@@ -14,7 +14,7 @@ use crate::sink::log_file::{LogFile, LogStatus, put_aside};
 use crate::sink::{self, Labels, table::Extent};
 
 /// A pipeline whose log is not open yet.
-pub struct Output {
+pub struct LogOutput {
     config: OutputConfig,
     path: PathBuf,
     scorer: Option<Scorer>,
@@ -26,7 +26,7 @@ pub struct Output {
     log: Option<LogFile>,
 }
 
-impl Output {
+impl LogOutput {
     /// Checks where the log goes, which is told, and tells, by `status`.
     ///
     /// # Errors

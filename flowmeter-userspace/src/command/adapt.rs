@@ -1,13 +1,13 @@
 //! `flowmeter adapt`: a network's own flows to a model that knows them, with its thresholds.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::evaluate::write;
 use super::{SOME_FAILED, pcap};
 use crate::adapt::aside::groups;
 use crate::adapt::library::Library;
@@ -18,6 +18,7 @@ use crate::cli::AdaptArgs;
 use crate::features::FeatureSet;
 use crate::flow_log::{self, Reading, Row, Source};
 use crate::model::{Model, Runtime};
+use crate::output::{Inputs, create, write};
 use crate::pipeline::Pipeline;
 use crate::record::Stage;
 use crate::scoring::Scored;
@@ -57,6 +58,10 @@ impl Sink for OwnFlowCollector {
 /// # Errors
 /// A file is wrong, there are too few flows to learn from, or the model cannot be written.
 pub fn run(args: &AdaptArgs) -> Result<ExitCode> {
+    let words = [&args.was_attack, &args.was_fine];
+    let inputs = Inputs::of(args.files.iter().chain(words.into_iter().flatten()).map(PathBuf::as_path));
+    inputs.refuse(&args.output)?;
+    inputs.refuse(Path::new("-"))?;
     let runtime = Runtime::load(args.onnxruntime.as_deref())
         .context("a model is proved by scoring with it before it is used")?;
     let library = Library::built_in()?;
@@ -85,8 +90,8 @@ pub fn run(args: &AdaptArgs) -> Result<ExitCode> {
         let problem = findings.iter().find_map(|finding| finding.outcome.as_ref().err());
         bail!("the model that was learned is refused ({problem:?}); this is a defect of flowmeter")
     };
-    replace(&args.output, &bytes)?;
-    write(Path::new("-"), &report(model, &own, &learned, &library, args, total)?)?;
+    put(&args.output, &inputs, &bytes)?;
+    write(Path::new("-"), &inputs, &report(model, &own, &learned, &library, args, total)?)?;
     Ok(code)
 }
 
@@ -108,7 +113,7 @@ fn read(args: &AdaptArgs, library: &Library, words: Words, code: &mut ExitCode) 
         let shared = Arc::new(Mutex::new(sample));
         let mut pipeline = Pipeline::new(library.set, None, Box::new(OwnFlowCollector(Arc::clone(&shared))));
         let options = pcap::CaptureOptions::new(&args.parsing, &args.timing);
-        *code = pcap::run_through(&captures, &options, None, &mut pipeline)?;
+        *code = pcap::run_through(&captures, &options, None, &mut pipeline)?.report(pipeline.counts());
         drop(pipeline);
         let Some(inner) = Arc::into_inner(shared) else {
             bail!("the flows are still in use; this is a defect of flowmeter")
@@ -123,13 +128,12 @@ fn read(args: &AdaptArgs, library: &Library, words: Words, code: &mut ExitCode) 
 }
 
 /// Puts the model in place at once, so that an agent which is told to load it again never sees half of it.
-fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().context("the output is no file")?.to_owned();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    std::fs::write(&part, bytes)
-        .and_then(|()| std::fs::rename(&part, path))
-        .with_context(|| format!("cannot write the model {}", path.display()))
+fn put(path: &Path, inputs: &Inputs, bytes: &[u8]) -> Result<()> {
+    let (mut out, pending) = create(path, inputs)?;
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .with_context(|| format!("cannot write the model {}", path.display()))?;
+    pending.keep()
 }
 
 /// What was learned, and what to look at before the model is used.

@@ -158,17 +158,18 @@ mod tests {
     #[test]
     fn each_mode_does_what_it_is_for_and_no_more() {
         use Cause::{
-            Allowed, BenignFirst, BenignLater, Denied, MaliciousFirst, MaliciousLater, UnknownLater,
+            Allowed, BenignFirst, BenignLater, Denied, MaliciousFirst, MaliciousLater, ShortFragment,
+            UnknownLater,
         };
         assert_eq!(policy(Mode::Watch, &[]).config(), PrefilterConfig::WATCH);
         let dropped = |mode, overrides: &[(Cause, Action)]| -> Vec<Cause> {
             let config = policy(mode, overrides).config();
             Cause::ALL.into_iter().filter(|&cause| config.action(cause) == Action::Drop).collect()
         };
-        assert_eq!(dropped(Mode::Block, &[]), [Denied, MaliciousFirst, MaliciousLater]);
+        assert_eq!(dropped(Mode::Block, &[]), [Denied, MaliciousFirst, MaliciousLater, ShortFragment]);
         assert_eq!(
             dropped(Mode::Block, &[(MaliciousFirst, Action::Pass), (UnknownLater, Action::Drop)]),
-            [Denied, UnknownLater, MaliciousLater]
+            [Denied, UnknownLater, MaliciousLater, ShortFragment]
         );
         assert_eq!(dropped(Mode::Divert, &[]), [Allowed, BenignFirst, BenignLater]);
         assert_eq!(dropped(Mode::Divert, &[(BenignFirst, Action::Redirect)]), [Allowed, BenignLater]);
