@@ -124,7 +124,7 @@ pub fn create(path: &Path, inputs: &Inputs) -> Result<(Box<dyn Write + Send>, Pe
     let (writer, unfinished): (Box<dyn Write + Send>, _) = if is_standard_output(path) {
         (Box::new(io::stdout()), None)
     } else if writes_through(path) {
-        let file = File::options().write(true).append(true).open(path);
+        let file = File::options().append(true).open(path);
         (Box::new(file.with_context(|| format!("cannot write to {}", path.display()))?), None)
     } else {
         let unfinished = beside(path).with_context(|| format!("cannot write to {}", path.display()))?;

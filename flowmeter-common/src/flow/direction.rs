@@ -27,7 +27,7 @@ pub struct Direction {
     pub last: u64,
     /// Time of the last packet of the present (possible) bulk, ns; 0 before the first packet with payload.
     pub bulk_last: u64,
-    /// Bits of [`tcp_seen`].
+    /// Bits of [`tcp_seen`](super::tcp_seen).
     pub tcp_seen: u32,
     /// Highest acknowledgement sent.
     pub highest_ack: u32,
@@ -77,7 +77,7 @@ pub struct Direction {
     pub flow_gaps: Gaps,
 
     // Line 4: what few packets change.
-    /// Time at which a packet of this direction closed the connection, ns; valid with [`tcp_seen::CLOSED`].
+    /// Time at which a packet of this direction closed the connection, ns; valid with [`tcp_seen::CLOSED`](super::tcp_seen::CLOSED).
     pub closed_at: u64,
     /// Start of the present active period, if a packet of this direction began it, ns.
     pub run_start: u64,
@@ -99,7 +99,7 @@ pub struct Direction {
     pub ece: u32,
     /// Packets with CWR.
     pub cwr: u32,
-    /// Gaps longer than [`SUBFLOW_GAP`] that a packet of this direction ended.
+    /// Gaps longer than [`SUBFLOW_GAP`](super::SUBFLOW_GAP) that a packet of this direction ended.
     pub subflow_gaps: u32,
     /// Segments that begin before the expected sequence number and fill no hole.
     pub retransmissions: u32,
@@ -121,16 +121,16 @@ pub struct Direction {
     pub bulks: u32,
     /// Sequence number of the (latest) SYN.
     pub initial_sequence: u32,
-    /// Time of the first ACK without SYN, ns; valid with [`tcp_seen::ESTABLISHED`].
+    /// Time of the first ACK without SYN, ns; valid with [`tcp_seen::ESTABLISHED`](super::tcp_seen::ESTABLISHED).
     pub established_at: u64,
     /// Time in the flows that this one continues after an active timeout, ns; kept in direction 0. At most the time
     /// since the first packet of the first: 2^64 ns are 584 years.
     pub earlier: u64,
 
     // Line 6: activity.
-    /// Active periods (runs without a gap over [`IDLE_GAP`], of more than 0 ns) that a packet of this direction ended.
+    /// Active periods (runs without a gap over [`IDLE_GAP`](super::IDLE_GAP), of more than 0 ns) that a packet of this direction ended.
     pub active: Periods,
-    /// Gaps over [`IDLE_GAP`] that a packet of this direction ended.
+    /// Gaps over [`IDLE_GAP`](super::IDLE_GAP) that a packet of this direction ended.
     pub idle: Periods,
 
     // Line 7: the first packets, and what is rare of TCP.
@@ -228,7 +228,7 @@ impl Direction {
         (self.packets as u32).wrapping_sub(self.complete) as u64
     }
 
-    /// True if it has shown all of these [`tcp_seen`] bits.
+    /// True if it has shown all of these [`tcp_seen`](super::tcp_seen) bits.
     #[inline(always)]
     pub fn has(&self, bits: u32) -> bool {
         self.tcp_seen & bits == bits

@@ -1,6 +1,6 @@
 //! A frame becomes a packet, or a named reason why it is not counted.
 //!
-//! Each file reads one layer and returns what follows it: [`ethernet`] or [`link`] finds the network header,
+//! Each file reads one layer and returns what follows it: `ethernet` or [`link`] finds the network header,
 //! `ip` the transport header, `tunnel` another network header where that is wanted, `transport` fills in the rest.
 //!
 //! ICMP has no ports. A query and its reply (echo, timestamp, ...) are one flow: the asking side has the request's

@@ -64,7 +64,7 @@ pub enum Cause {
     MaliciousFirst = 11,
     /// Malicious since a later one.
     MaliciousLater = 12,
-    /// A fragment too short to be judged, see [`Skip::ShortFragment`](crate::counter::Skip::ShortFragment).
+    /// A fragment too short to be judged, see [`Skip::ShortFragment`].
     ShortFragment = 13,
 }
 
@@ -143,7 +143,7 @@ pub mod seen {
     pub const SHORT_FRAGMENT: u32 = 3;
 }
 
-/// A packet as the decision sees it, in one number so that it can be handed to a BPF function: one of [`seen`] in the
+/// A packet as the decision sees it, in one number so that it can be handed to a BPF function: one of `seen` in the
 /// upper half, the flow's mark in the lower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen(pub u64);

@@ -1,6 +1,6 @@
 //! What the agent leaves in a flow's slot: a verdict, when it was given, and whether the flow is in the audit lane.
 //!
-//! Every word that [`mark::of`] does not make counts as no mark at all.
+//! Every word that [`of`] does not make counts as no mark at all.
 
 /// No verdict.
 pub const NONE: u32 = 0;

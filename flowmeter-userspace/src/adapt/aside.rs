@@ -29,6 +29,9 @@ pub struct AsideGroup {
     services: BTreeSet<Service>,
 }
 
+/// What the flows of a group have in common: source, destination, service; None where they differ.
+type GroupKey = (Option<IpAddr>, Option<IpAddr>, Option<Service>);
+
 /// The groups of the flows that were set aside, those of most flows first. Flows of a source to a service are a group; of a
 /// source to many services, one; and of many sources to a service, one.
 pub fn groups(own: &[Own], aside: &[bool], scores: &[f64]) -> Vec<AsideGroup> {
@@ -39,7 +42,7 @@ pub fn groups(own: &[Own], aside: &[bool], scores: &[f64]) -> Vec<AsideGroup> {
         sources.entry((seen.destination, seen.service)).or_default().insert(seen.source);
         services.entry(seen.source).or_default().insert(seen.service);
     }
-    let mut groups: BTreeMap<(Option<IpAddr>, Option<IpAddr>, Option<Service>), AsideGroup> = BTreeMap::new();
+    let mut groups: BTreeMap<GroupKey, AsideGroup> = BTreeMap::new();
     for i in flows() {
         let seen = own[i].seen;
         let key = if sources[&(seen.destination, seen.service)].len() >= MANY_SOURCES {

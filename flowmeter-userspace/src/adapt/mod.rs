@@ -3,7 +3,7 @@
 //! The network's flows ([`sample`]) are learned as benign, beside the [`library`]'s labelled flows of many networks. They are cut
 //! by time into five parts, and each part is scored by a model that learned from the other four: what looks like an attack
 //! even so is set [`aside`] and not learned, unless the operator's [`words`] say more. Then one model is fitted on the rest
-//! ([`trees`]), its threshold is taken from the same scores, and [`onnx`] writes it. What is there all the time is taken for
+//! (`trees`), its threshold is taken from the same scores, and `onnx` writes it. What is there all the time is taken for
 //! normal.
 //!
 //! A network that has shown few flows has not shown what is rare there. So each of the five models also leaves out the benign
@@ -113,9 +113,12 @@ pub fn learn(own: &[Own], library: &Library, rate: f64) -> Result<Learned> {
     Ok(Learned { trees, rows, malicious, benign, scores, aside, expected })
 }
 
+/// A score, and the weight that it counts with.
+type Weighted = (f64, f64);
+
 /// The score of each of the network's flows by a model that learned from the other parts of the time, and that of the
 /// library's benign rows, with their weight, by one that learned nothing of their network.
-fn unseen(own: &[Own], library: &Library) -> Result<(Vec<f64>, Vec<(f64, f64)>)> {
+fn unseen(own: &[Own], library: &Library) -> Result<(Vec<f64>, Vec<Weighted>)> {
     let part = |i: usize| i * PARTS / own.len();
     let (mut scores, mut strangers) = (Vec::with_capacity(own.len()), Vec::new());
     for number in 0..PARTS {
@@ -157,12 +160,12 @@ fn rows(
 }
 
 /// The least threshold that keeps the budget on the network's own (score, weight) together with those of strangers.
-fn threshold(own: &[(f64, f64)], strangers: &[(f64, f64)], rate: f64) -> f64 {
-    let sum = |of: &[(f64, f64)]| of.iter().map(|(_, weight)| weight).sum::<f64>();
+fn threshold(own: &[Weighted], strangers: &[Weighted], rate: f64) -> f64 {
+    let sum = |of: &[Weighted]| of.iter().map(|(_, weight)| weight).sum::<f64>();
     let count = STRANGERS * HALF_TAUGHT / (HALF_TAUGHT + sum(own));
     let scale = count / sum(strangers);
     let strange = strangers.iter().map(|&(score, weight)| (score, weight * scale));
-    let mut all: Vec<(f64, f64)> = own.iter().copied().chain(strange).collect();
+    let mut all: Vec<Weighted> = own.iter().copied().chain(strange).collect();
     all.sort_by(|a, b| b.0.total_cmp(&a.0));
     let (mut above, room) = (0.0, rate * (sum(own) + count));
     for (score, weight) in all {

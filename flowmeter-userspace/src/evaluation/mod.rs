@@ -1,6 +1,6 @@
 //! How good verdicts are: labelled flows in, a report out.
 //!
-//! [`truth`](crate::truth) says what a flow is, [`flow`] reads it from a row, [`collection`] collects flows by source and
+//! [`truth`](crate::truth) says what a flow is, `flow` reads it from a row, `collection` collects flows by source and
 //! category. [`report`] calculates the figures with the arithmetic of [`curves`]; [`spared`] calculates what a pre-filter
 //! saves. [`text`] and [`html`] write the report for people. Its fields, as JSON, are for programs.
 //!

@@ -1,6 +1,6 @@
 //! Where the living log goes: a file that no restart, rotation or full disk destroys, or a pipe whose reader may hang.
 //!
-//! Only whole lines reach a file. What cannot be written now is held, up to [`MAX_HELD`]; lines beyond that are lost, and
+//! Only whole lines reach a file. What cannot be written now is held, up to `MAX_HELD`; lines beyond that are lost, and
 //! counted. A pipe holds its writer up, as pipes do, until the agent is told to stop. Whoever flushes from time to time has
 //! a renamed file noticed and failed writes tried again, also while there are no lines.
 

@@ -11,6 +11,7 @@ use clap::Parser as _;
 use criterion::{BatchSize, Criterion, Throughput};
 use flowmeter::features::FeatureSet;
 use flowmeter::scoring::{Batch, Scored};
+use flowmeter::sink::Labels;
 use flowmeter::sink::Sink as _;
 use flowmeter::sink::csv::Csv;
 use flowmeter::sink::table::Extent;
@@ -65,7 +66,7 @@ fn records(criterion: &mut Criterion) -> Result<()> {
     let batch = Batch::of(records, set);
     group.bench_function("CSV", |bencher| {
         bencher.iter_batched(
-            || Csv::new(Box::new(sink()), set, Extent::default()),
+            || Csv::new(Box::new(sink()), set, Extent::default(), Labels::default()),
             |table| -> Result<()> {
                 let mut table = table?;
                 for (index, record) in records.iter().enumerate() {

@@ -1,8 +1,8 @@
 //! Flows of the kernel's table: takes out those that have ended, copies living ones at their checkpoints.
 //!
 //! Everything here runs on one thread of its own, which sleeps for milliseconds between polls: no packet ever has to wake
-//! it. [`checkpoints`] reads the events and copies living flows, [`sweep`] walks the table and takes ended flows out, and
-//! [`pressure`] says when the table fills.
+//! it. `checkpoints` reads the events and copies living flows, `sweep` walks the table and takes ended flows out, and
+//! `pressure` says when the table fills.
 
 mod checkpoints;
 mod pressure;
