@@ -1,11 +1,12 @@
 """Makes the library that `flowmeter adapt` learns from beside a network's own flows: labelled rows of features, and nothing else.
 
-    python -m flowmeter_training.library --bin ../target/release/flowmeter --corpus DIR --unpacked DIR --recordings DIR [--splits train train2]
-               --inputs ../models/flowmeter-v2.onnx --output ../models/library-v2.parquet
+    python -m flowmeter_training.library --bin ../target/release/flowmeter --corpus DIR --unpacked DIR
+               --recordings DIR [--splits train train2] --inputs ../models/flowmeter-v2.onnx --output ../models/library-v2.parquet
 
 The rows are those that the model is fitted on: captures of the corpus, our own recordings, and mixtures of both, so that many
 flows at once do not mean attack. There is no address, port, time or name in it: a column an input of the model, whether the
-row is of an attack, what it counts, and a number for its network. val and val2 stay out, so that they can judge what is learned from it.
+row is of an attack, what it counts, and a number for its network. val and val2 stay out, so that they can
+judge what is learned from it.
 """
 
 import argparse
