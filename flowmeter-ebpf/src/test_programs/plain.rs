@@ -56,6 +56,10 @@ pub fn hash_spinlock(ctx: &XdpContext) {
 }
 
 /// A function of its own, as [`track`](crate::track) has one for the shipped table.
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a value would be copied onto the stack of 512 bytes first"
+)]
 #[inline(never)]
 fn update_locked(packet: *const Packet) -> u64 {
     // SAFETY: a value of a per-CPU map, looked up by the caller.
