@@ -42,11 +42,11 @@ const fn link(entry: u32, next: u32) -> u64 {
     (next as u64).wrapping_sub(entry as u64 + 1)
 }
 
-/// Takes the first of the free entries: as many as there is room for; fewer each time that others were faster, down to one.
-/// Of one entry only one link is read, so that who gives many back at once does not keep others from taking any.
+/// Fills the magazine from the top of the free list. Each lost race quarters the number of entries that it asks for, down to
+/// one. One entry needs one link only, so a CPU that gives many entries back cannot starve the others.
 ///
 /// # Errors
-/// There are none, or others kept taking them.
+/// There are no free entries, or other CPUs kept taking them.
 #[inline(always)]
 pub(super) fn refill<M: Memory>(memory: &M, magazine: &mut Magazine) -> Result<(), NoSlot> {
     let Some(head) = memory.free_word(0) else {
