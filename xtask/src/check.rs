@@ -48,7 +48,7 @@ pub fn lint() -> Result<()> {
     let mut command = ebpf::cargo(&setup::ebpf()?, "clippy")?;
     run(command.args(["--quiet", "--features", "test-programs", "--", "--deny", "warnings"]))?;
     run(cargo()
-        .args(["doc", "--no-deps", "--document-private-items", "--quiet"])
+        .args(["doc", "--release", "--no-deps", "--document-private-items", "--quiet"])
         .arg(build::EVERYTHING)
         .env("RUSTDOCFLAGS", "--deny warnings"))
 }
