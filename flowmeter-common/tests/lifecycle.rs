@@ -332,6 +332,23 @@ fn the_least_known_leave_first_until_there_is_room() {
     assert!(!pressure.evicts(&flood, START, TIMEOUTS.idle), "there is room");
 }
 
+/// A flood renews the table faster than its flows come of age.
+#[test]
+fn conversations_do_not_make_room_for_newcomers() {
+    const ROOM: u64 = 8192;
+    let newcomer = standing(1, 0, SECOND / 10, SECOND / 10);
+    // It has been silent since before the flood.
+    let conversation = standing(5, 4, 20 * SECOND, 19 * SECOND);
+    let mut census = Census::default();
+    (0..8092).for_each(|_| census.add(&newcomer, START));
+    (0..100).for_each(|_| census.add(&conversation, START));
+    let pressure = Pressure::of(ROOM, ROOM, true, &census);
+    assert_eq!(pressure.level, Level::High);
+    assert!(!pressure.evicts(&conversation, START, TIMEOUTS.idle));
+    let later = START + SECOND;
+    assert!(pressure.evicts(&newcomer, later, TIMEOUTS.idle), "the flood leaves once it is of age");
+}
+
 #[test]
 fn ranks_follow_what_is_known() {
     let ranks = [(1, 0), (2, 0), (4, 0), (1000, 0), (1, 1), (10, 10), (100, 100)]

@@ -37,7 +37,7 @@ pub struct Pipeline {
     /// What was said last of whether the model fits the traffic.
     said_to_fit: Option<bool>,
     marker: Marker,
-    /// Whether the latest batch could be scored.
+    /// Whether any flow of the latest batch could be scored.
     scores: bool,
 }
 
@@ -215,7 +215,7 @@ impl Pipeline {
         let outcome = scorer.predict(records, batch.filter(|_| same_set));
         self.scored.1 += start.elapsed();
         self.scored.0 += outcome.as_ref().map_or(0, |predictions| predictions.len() as u64);
-        self.scores = outcome.is_ok();
+        self.scores = outcome.as_ref().is_ok_and(|predictions| predictions.iter().any(Option::is_some));
         match outcome {
             Ok(predictions) => predictions,
             Err(error) => {

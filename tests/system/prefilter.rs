@@ -681,7 +681,7 @@ fn lists_are_read_again() -> Result<()> {
     std::fs::write(&allow, "")?;
     std::fs::write(&deny, "198.51.100.0/24 9998\n")?;
     agent.signal(libc::SIGHUP)?;
-    agent.wait_said("1 rules are in force")?;
+    agent.wait_said("in force: 1 rule")?;
     let after = round(&both)?;
     std::fs::write(&deny, "192.0.2.0/33\n")?;
     agent.signal(libc::SIGHUP)?;
@@ -689,7 +689,7 @@ fn lists_are_read_again() -> Result<()> {
     let wrong = round(&both)?;
     std::fs::write(&deny, "any\n")?;
     agent.signal(libc::SIGHUP)?;
-    agent.wait_said("1 rules are in force")?;
+    agent.wait_said("in force: 1 rule")?;
     let all = round(&both)?;
     place.settle()?;
     let outcome = agent.stop(Signal::Interrupt)?;

@@ -132,21 +132,33 @@ impl Standing {
 
 /// How many flows of each rank may leave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census([u64; RANKS]);
+pub struct Census {
+    /// Flows of each rank that may leave now.
+    ready: [u64; RANKS],
+    /// Slight flows, those included that are too young to leave.
+    slight: u64,
+}
 
 impl Census {
     /// Counts a flow that stays for now.
     pub const fn add(&mut self, standing: &Standing, now: u64) {
         if standing.may_leave(now) {
-            self.0[standing.rank()] += 1;
+            self.ready[standing.rank()] += 1;
+        }
+        if standing.is_slight() {
+            self.slight += 1;
         }
     }
 
     /// The ranks, from the lowest up to this one (not included), whose flows have to leave to make room for so many.
+    ///
+    /// Answered flows are among them only if the slight ones are too few. If they are many but too young, the table waits
+    /// for them: otherwise a flood of new flows would push out the conversations that were there before.
     const fn ranks_for(&self, many: u64) -> usize {
+        let ranks = if self.slight >= many { ANSWERED } else { RANKS };
         let (mut rank, mut made) = (0, 0_u64);
-        while rank < RANKS && made < many {
-            made = made.saturating_add(self.0[rank]);
+        while rank < ranks && made < many {
+            made = made.saturating_add(self.ready[rank]);
             rank += 1;
         }
         rank

@@ -51,10 +51,10 @@ impl Inspector {
     pub fn start(namespace: &Namespace, interface: &str, arriving: bool, capture: &Path) -> Result<Self> {
         let mut child = namespace
             .command("tcpdump")
-            .args(["-i", interface, "-Z", "root", "--immediate-mode", "-U", "-B", "65536"])
-            .args(["-Q", if arriving { "in" } else { "out" }, "-w"])
+            .args(["-i", interface, "-Z", "root", "--immediate-mode", "-U", "-B", "65536", "-w"])
             .arg(capture)
-            .arg("udp")
+            // The kernel's filter tells the direction, so that "received" does not count what `-Q` would discard later.
+            .args(["udp", "and", if arriving { "inbound" } else { "outbound" }])
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
