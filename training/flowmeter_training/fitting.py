@@ -17,7 +17,7 @@ FALSE_POSITIVES = 0.012
 FALSE_CLEARANCES = 0.10
 # Rounds of our recordings are scored by models of the others, in this many parts.
 RECORDED_FOLDS = 5
-# Times the largest value seen in training up to which an input is no stranger: floods have no largest size.
+# An input may exceed the largest value in training by this factor, since floods have no largest size.
 RANGE_SLACK = 10.0
 
 T = TypeVar("T", Array, pandas.Series)
@@ -73,7 +73,7 @@ def thresholds(table: pandas.DataFrame, score: pandas.Series | Array) -> tuple[f
 
 
 def ranges(values: Array) -> Limits:
-    """[least, greatest] of each input that is no stranger."""
+    """[least, greatest] accepted value of each input."""
     most = float(numpy.finfo("float32").max)
     lows, highs = values.min(axis=0), values.max(axis=0)
     return [[float(low), float(min(high * RANGE_SLACK, most))] for low, high in zip(lows, highs, strict=True)]

@@ -55,7 +55,7 @@ def read_labels(path: pathlib.Path) -> Callable[..., int | None]:
     """The function flow_label of a corpus's labels.py."""
     spec = importlib.util.spec_from_file_location("labels", path)
     if spec is None or spec.loader is None:
-        raise SystemExit(f"{path} is no Python module: give the folder of manifest.csv and labels.py")
+        raise SystemExit(f"{path} is not a Python module: expected the folder of manifest.csv and labels.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     flow_label: Callable[..., int | None] = module.flow_label

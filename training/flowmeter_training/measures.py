@@ -1,4 +1,4 @@
-"""What a score is worth: rates and areas as means over (source, category) groups."""
+"""Measures of a score: rates and areas as means over (source, category) groups."""
 
 from typing import TypeAlias
 

@@ -1,4 +1,4 @@
-"""How much a flow counts: groups of flows, not floods of one tool, decide what is learned and what is measured."""
+"""Weights of flows: groups of flows, not floods of one tool, decide what is learned and measured."""
 
 from typing import Any
 

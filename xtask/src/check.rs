@@ -1,4 +1,4 @@
-//! Proves that everything is as it should be: format, lints, tests.
+//! Runs all checks: format, lints, tests.
 
 use std::process::Command;
 
@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::build;
 use crate::command::{self, install, is_root, run};
+use crate::deny;
 use crate::ebpf;
 use crate::fuzz;
 use crate::glibc;
@@ -43,6 +44,7 @@ pub fn lint() -> Result<()> {
     text::lint()?;
     house::check()?;
     notices::check()?;
+    deny::lint()?;
     let clippy = ["clippy", "--release", "--all-targets", "--quiet", build::EVERYTHING];
     run(cargo().args(clippy).args(["--", "--deny", "warnings"]))?;
     let mut command = ebpf::cargo(&setup::ebpf()?, "clippy")?;

@@ -6,6 +6,7 @@
 mod build;
 mod check;
 mod command;
+mod deny;
 mod dist;
 mod ebpf;
 mod fuzz;
@@ -26,7 +27,7 @@ use clap::{Parser, Subcommand};
 
 /// Sets up, builds, runs and tests FlowMeter.
 ///
-/// Every command first installs what it needs and does not find, and says what and why; nothing else is touched.
+/// Every command first installs the tools that it needs and does not find, and says what and why.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
 struct Cli {
@@ -36,43 +37,43 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what is missing for the kernel programs and for scoring: eBPF toolchain, bpf-linker, ONNX Runtime.
+    /// Install missing tools for the kernel programs and for scoring: eBPF toolchain, bpf-linker, ONNX Runtime.
     Setup,
     /// Build everything; the agent is target/release/flowmeter.
     Build,
-    /// Build the kernel programs, which are committed, or check that they are what their sources give.
+    /// Build the committed kernel programs, or check that they match their sources.
     Ebpf(ebpf::EbpfOptions),
     /// Build, then run the agent: cargo xtask run -- live --interface eth0.
     Run {
-        /// What the agent is told, after `--`.
+        /// Arguments for the agent, after `--`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Build, then replay recorded benign and attack traffic through the agent in namespaces of its own.
+    /// Build, then replay recorded benign and attack traffic through the agent in separate namespaces.
     Demo {
-        /// What the demo is told; `cargo xtask demo --help` shows it.
+        /// Arguments for the demo; `cargo xtask demo --help` lists them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Build, then measure: the capture path, the kernel programs, a cable, the pre-filter, scoring, reasons, delays.
+    /// Build, then benchmark: captures, kernel programs, a cable, the pre-filter, scoring, reasons, latency.
     Bench {
-        /// What is measured, and how; `cargo xtask bench help` shows it.
+        /// Name and options of the benchmark; `cargo xtask bench help` lists them.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Throw made-up frames, captures and packet sequences at the parser, the readers and the flow table.
+    /// Fuzz the parser, the capture readers and the flow table.
     Fuzz(fuzz::FuzzOptions),
     /// Build, then fit the built-in model on recordings and, if there is one, a labelled corpus.
     Train(train::TrainOptions),
-    /// Build, then pack what is given to others: a .deb, an .rpm, an archive, their SHA-256 sums; into target/dist.
+    /// Build, then make packages in target/dist: a .deb, an .rpm, an archive, and their SHA-256 sums.
     Dist,
-    /// Format, lints and all tests, those with the kernel included (these need root).
+    /// Run format checks, lints and all tests; tests on the kernel need root.
     Test,
-    /// Check what no compiler does: no circle among modules, no type name twice in a crate.
+    /// Check that no modules form a circle, and that no crate has a type name twice.
     House,
     /// Write THIRD-PARTY-NOTICES.md, or check it.
     Notices(notices::NoticesOptions),
-    /// Format and lints only, for the user and the BPF crates.
+    /// Run format checks and lints: Rust, BPF, Python, TOML, spelling, licences, dependencies.
     Lint,
 }
 
@@ -91,7 +92,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup => {
             setup::ebpf()?;
             build::all()?;
-            eprintln!("Everything is there.");
+            eprintln!("Set-up is complete.");
         }
         Command::Build => build::all()?,
         Command::Ebpf(options) => ebpf::run(&options)?,

@@ -1,4 +1,4 @@
-"""The lab: hosts, each a network namespace of its own, joined by the wire; everything is removed at the end."""
+"""The lab: hosts, each in a separate network namespace, joined by the wire; everything is removed at the end."""
 
 import ctypes
 import ipaddress
