@@ -5,7 +5,7 @@
 //! 1. [`source`]: flows out of the kernel's table ([`kernel`]) or out of a [`capture`], as [`record`]s.
 //! 2. [`context`]: what surrounds a flow. [`features`]: one table of what is calculated from a flow.
 //! 3. [`model`] and [`scoring`]: a score, a verdict, and what moved it.
-//! 4. [`sink`], [`stats`] and [`latency`]: the log, tables, the accounting.
+//! 4. [`sink`], [`stats`], [`latency`] and [`metrics`]: the log, tables, the accounting.
 //! 5. [`prefilter`]: what a verdict does to packets, if the agent does more than watch.
 //! 6. [`pipeline`]: the one place that knows all stages. [`agent`] runs it on living traffic, on threads of its own.
 //! 7. [`cli`]: what was typed. [`config`]: what is meant by it. [`command`]: what each subcommand does.
@@ -28,6 +28,7 @@ pub mod features;
 pub mod flow_log;
 pub mod kernel;
 pub mod latency;
+pub mod metrics;
 pub mod model;
 pub mod output;
 pub mod pipeline;

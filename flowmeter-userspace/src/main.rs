@@ -4,8 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::CommandFactory as _;
-use flowmeter::cli::{Cli, Command, ModelCommand};
+use flowmeter::cli::{self, Cli, Command, ModelCommand};
 use flowmeter::config::file;
 use flowmeter::{command, version};
 
@@ -14,7 +13,7 @@ const WRONG_ARGUMENTS: u8 = 2;
 
 fn main() -> ExitCode {
     // `--version` tells more than the parser of the command line knows.
-    let command = Cli::command().long_version(version::long());
+    let command = cli::command().long_version(version::long());
     let cli = match file::parse(command, std::env::args_os().collect(), &|name| std::env::var(name).ok()) {
         Ok(cli) => cli,
         Err(error) => {
@@ -38,6 +37,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Live(args) => command::live::run(args),
         Command::Pcap(args) => command::pcap::run(args),
+        Command::Status(args) => command::status::run(args),
         Command::Audit(args) => command::audit::run(args),
         Command::Config(args) => command::config::run(args),
         Command::Doctor(args) => command::doctor::run(args),
@@ -45,6 +45,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Evaluate(args) => command::evaluate::run(args),
         Command::Adapt(args) => command::adapt::run(args),
         Command::Calibrate(args) => command::calibrate::run(args),
+        Command::Manual { root } => command::manual::run(root),
         Command::Features(args) => command::features(args),
         Command::Model(args) => match &args.command {
             ModelCommand::Check { file, onnxruntime } => command::check_model(file, onnxruntime.as_deref()),

@@ -12,7 +12,7 @@ use crate::prefilter::Marker;
 use crate::record::{FlowRecord, Stage};
 use crate::scoring::{Batch, Prediction, Scored, Scorer};
 use crate::sink::Sink;
-use crate::stats::{DriftStats, PipelineCounts, Shift, Stats};
+use crate::stats::{AgentEvent, DriftStats, PipelineCounts, Shift, Stats};
 
 /// A verdict to be written into a living flow's slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,11 @@ impl Pipeline {
         self.scorer = Some(scorer);
         self.scoring_failed = false;
         self.said_to_fit = None;
+    }
+
+    /// Name of the model that scores, and of its feature set; None if nothing scores.
+    pub fn model(&self) -> Option<(&str, &'static str)> {
+        self.scorer.as_ref().map(|scorer| (scorer.name(), scorer.feature_set().id))
     }
 
     /// Rows scored so far (flows at their ends and at checkpoints), and the time it took to finish their features, score and
@@ -150,6 +155,9 @@ impl Pipeline {
             let found = predictions.get(i).and_then(Option::as_ref);
             let verdict = found.map(|j| j.verdict);
             let unexplained = found.is_some_and(|j| j.unexplained);
+            if let Stage::End(why) = record.stage {
+                self.counts.ended_by_reason.add(why);
+            }
             match record.stage {
                 Stage::End(_) if record.is_aggregate() => self.counts.aggregates += 1,
                 Stage::End(_) => count(&mut self.counts, verdict),
@@ -188,6 +196,14 @@ impl Pipeline {
     pub fn stats(&mut self, stats: &Stats) -> Result<()> {
         self.sink.stats(stats)?;
         self.sink.flush()
+    }
+
+    /// Writes what happened to the agent.
+    ///
+    /// # Errors
+    /// The sink cannot be written to.
+    pub fn agent(&mut self, event: &AgentEvent) -> Result<()> {
+        self.sink.agent(event)
     }
 
     /// Writes what belongs at the end; nothing can be processed afterwards.

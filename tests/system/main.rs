@@ -18,8 +18,10 @@
 //! | who knows how it works can neither blind the table nor hide a flow | [`hostile`] | |
 //! | the agent survives restart, rotation, a full disk, a lost interface | [`operations`] | |
 //! | no restart, rotation, full disk or hanging reader destroys the log | [`log_survives`] | |
+//! | metrics equal the log, and a stuck pipeline is not healthy | [`service`] | |
 //! | SIGHUP loads a model without losing a flow | [`reload`] | |
 //! | SIGINT and SIGTERM flush, detach, and end with 0 | [`shutdown`] | |
+//! | `doctor` finds by name what `live` would stumble over | [`doctor`] | strace |
 //! | what cannot work is refused in one sentence | [`refusals`] | |
 //! | older verifiers have room | [`verifier`] | |
 //!
@@ -30,6 +32,7 @@
 //!
 //! A test that lacks what it needs says `NOT RUN` and passes; with `CI=true` it fails.
 
+mod doctor;
 mod flood;
 mod hostile;
 mod interfaces;
@@ -43,6 +46,7 @@ mod quiet_expiry;
 mod refusals;
 mod reload;
 mod replay_equals_capture;
+mod service;
 mod shutdown;
 mod soak;
 mod table_stress;

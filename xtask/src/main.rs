@@ -65,11 +65,13 @@ enum Command {
     Fuzz(fuzz::FuzzOptions),
     /// Build, then fit the built-in model on recordings and, if there is one, a labelled corpus.
     Train(train::TrainOptions),
-    /// Build, then make packages in target/dist: a .deb, an .rpm, an archive, and their SHA-256 sums.
-    Dist,
+    /// Build, then make packages in target/dist: a .deb, an .rpm, an archive, a container image, a bill of materials, and their
+    /// SHA-256 sums.
+    Dist(dist::DistOptions),
     /// Run format checks, lints and all tests; tests on the kernel need root.
     Test,
-    /// Check that no modules form a circle, and that no crate has a type name twice.
+    /// Check that no modules form a circle, that none names its file by #[path], and that no crate has a type name
+    /// twice.
     House,
     /// Write THIRD-PARTY-NOTICES.md, or check it.
     Notices(notices::NoticesOptions),
@@ -114,7 +116,7 @@ fn run(command: Command) -> Result<ExitCode> {
             build::all()?;
             train::fit(&options)?;
         }
-        Command::Dist => dist::run_all()?,
+        Command::Dist(options) => dist::run(&options)?,
         Command::Test => check::test()?,
         Command::House => house::check()?,
         Command::Notices(options) => notices::run(&options)?,

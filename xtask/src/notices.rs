@@ -93,14 +93,44 @@ fn write() -> Result<()> {
     fs::write(workspace::root().join(FILE), page()?).with_context(|| format!("cannot write {FILE}"))
 }
 
-/// The page.
-fn page() -> Result<String> {
+/// A package that is compiled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Component {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The licence's expression.
+    pub license: Option<String>,
+}
+
+/// All packages that are compiled in, by name and version.
+///
+/// # Errors
+/// Cargo fails.
+pub fn components() -> Result<Vec<Component>> {
+    let of = |package: Package| Component {
+        name: package.name,
+        version: package.version,
+        license: package.license,
+    };
+    Ok(packages()?.into_values().map(of).collect())
+}
+
+/// Those on any platform.
+fn packages() -> Result<BTreeMap<(String, String), Package>> {
     let mut packages = BTreeMap::new();
     for platform in PLATFORMS {
         for package in shipped(metadata(platform)?) {
             packages.insert((package.name.clone(), package.version.clone()), package);
         }
     }
+    Ok(packages)
+}
+
+/// The page.
+fn page() -> Result<String> {
+    let packages = packages()?;
     let mut page = "# Third-party notices\n\nFlowMeter is built from the packages below, each under the licence that it \
                     names. ONNX Runtime, which\n`flowmeter setup` fetches and which is not part of FlowMeter, is under the \
                     MIT licence.\n\nWritten by `cargo xtask notices`.\n\n| package | version | licence |\n|---|---|---|\n"

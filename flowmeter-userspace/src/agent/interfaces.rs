@@ -96,6 +96,7 @@ impl InterfaceWatch {
             log::warn!(
                 "{name} is gone: nothing is seen of it; it is watched again when there is an interface of this name"
             );
+            self.status.note("loss", Some(name), "the interface is gone");
             kernel.forget(name);
         }
         Ok(LinkState { attached: false, link: "gone" })
@@ -132,6 +133,7 @@ impl InterfaceWatch {
         match kernel.attach_again(&again, &self.counters) {
             Ok(attachment) => {
                 log::warn!("{name}: watched again, {} XDP for what comes in", attachment.ingress);
+                self.status.note("attach", Some(name), format!("watched again, {} XDP", attachment.ingress));
                 LinkState { attached: true, link }
             }
             Err(error) => {
@@ -174,6 +176,11 @@ impl InterfaceWatch {
         match inspector.delivery.look(Instant::now(), sent, arrived, prompt) {
             Some(Change::Lost { sent }) => {
                 self.heartbeat.hold(true);
+                self.status.note(
+                    "loss",
+                    Some(name),
+                    format!("nothing of {sent} packets arrived at the inspector; every packet passes"),
+                );
                 let why = match (running, prompt) {
                     (false, _) => "it is gone, down or without carrier",
                     (true, true) => {
@@ -187,7 +194,14 @@ impl InterfaceWatch {
                 );
             }
             Some(Change::Try) => self.heartbeat.hold(false),
-            Some(Change::Healed) => log::warn!("packets arrive at {name} again, and verdicts are in force"),
+            Some(Change::Healed) => {
+                log::warn!("packets arrive at {name} again, and verdicts are in force");
+                self.status.note(
+                    "attach",
+                    Some(name),
+                    "packets arrive at the inspector again; verdicts are in force",
+                );
+            }
             None => {}
         }
         let [sent, arrived] = inspector.delivery.totals();

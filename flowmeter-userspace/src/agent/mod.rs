@@ -20,16 +20,19 @@
 mod delivery;
 mod drain_task;
 mod interfaces;
+mod manager;
+mod options;
 mod output;
 mod pipeline_task;
 mod queues;
 mod reload;
+mod serve;
 mod stats;
 mod status;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -38,10 +41,13 @@ use tokio::task::{JoinError, JoinHandle};
 
 use self::drain_task::DrainTask;
 use self::interfaces::InterfaceWatch;
+use self::manager::ServiceManager;
+pub use self::options::Options;
 use self::output::LogOutput;
 use self::pipeline_task::PipelineTask;
 use self::queues::{MAX_OUT, queues};
-use self::reload::{ListReload, ModelReload};
+use self::reload::{ListReload, ModelReload, Reloads};
+use self::serve::Listeners;
 use self::stats::{Sources, report};
 use self::status::Status;
 use crate::config::{Format, LiveConfig, Mode};
@@ -53,26 +59,60 @@ use crate::kernel::{
 use crate::prefilter::Policy;
 use crate::record::FlowRecord;
 use crate::scoring::{Scorer, ScorerLoader};
-use crate::sink::log_file::LogStatus;
+use crate::sink::log_file::{LogStatus, check_writable};
 use crate::source::live::{Drain, DrainCounts, Known};
 
+/// Flows of the table with which it is tried whether the kernel takes the programs.
+const SMALLEST_TABLE: u32 = 8;
 /// How often the kernel programs' own messages are looked for.
 const LOG_PERIOD: Duration = Duration::from_millis(200);
 /// Exit code after a second signal, as shells give it for Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
-/// Watches until Ctrl-C or SIGTERM.
+/// Watches until Ctrl-C or SIGTERM; `options` are those of `config`, and are read again at SIGHUP.
 ///
 /// # Errors
 /// Anything that keeps it from watching, or from writing the log; nothing stays attached.
-pub fn run(config: &LiveConfig) -> Result<ExitCode> {
+pub fn run(config: &LiveConfig, options: Options) -> Result<ExitCode> {
     let parts = build(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(watch(parts, config))
+    runtime.block_on(watch(parts, config, options))
+}
+
+/// Loads the kernel programs with a table of eight flows, and lets go of them: for `flowmeter doctor`.
+///
+/// # Errors
+/// What `live` would find: the kernel refuses them, or they cannot be pinned.
+pub fn try_load(config: &LiveConfig) -> Result<String> {
+    let inspector = config.prefilter.inspector.as_deref().map(find_inspector).transpose()?;
+    let policy = Policy::new(&config.prefilter, inspector);
+    // Pins hold the settings of the agent that made them, and are left alone.
+    let small = LiveConfig { max_flows: SMALLEST_TABLE, pin: None, ..config.clone() };
+    Kernel::load(&small, &policy)?;
+    if let Some(folder) = &config.pin {
+        kernel::check_pins(folder)?;
+    }
+    Ok(match config.pin {
+        Some(_) => "the kernel takes them, and pins them".to_owned(),
+        None => "the kernel takes them".to_owned(),
+    })
+}
+
+/// Looks whether the log can be written, and metrics be served: for `flowmeter doctor`.
+///
+/// # Errors
+/// What `live` would find.
+pub fn try_outputs(config: &LiveConfig) -> Result<String> {
+    Listeners::open(config.metrics, config.socket.as_deref())?;
+    check_writable(&config.log)?;
+    Ok(match config.log.to_str() {
+        Some("-") => "the standard output".to_owned(),
+        _ => config.log.display().to_string(),
+    })
 }
 
 /// The agent's parts, before anything is attached.
@@ -89,6 +129,7 @@ struct Parts {
     policy: Policy,
     status: Arc<Status>,
     inspector: Option<(String, u32)>,
+    listeners: Listeners,
 }
 
 /// Builds the parts. Everything that can be refused is refused here, before anything is attached.
@@ -100,6 +141,7 @@ fn build(config: &LiveConfig) -> Result<Parts> {
     {
         refuse_stacked(name, &config.interfaces)?;
     }
+    let listeners = Listeners::open(config.metrics, config.socket.as_deref())?;
     let policy = Policy::new(&config.prefilter, inspector);
     let inspector = config.prefilter.inspector.clone().zip(inspector);
     let Loaded { kernel, table, aggregates, ring, counters, heartbeat, lists, adopted } =
@@ -137,22 +179,31 @@ fn build(config: &LiveConfig) -> Result<Parts> {
         policy,
         status,
         inspector,
+        listeners,
     })
 }
 
 /// Wires the parts, attaches, runs until a signal comes or a thread fails, and stops.
-async fn watch(parts: Parts, config: &LiveConfig) -> Result<ExitCode> {
-    let Parts { mut kernel, table, drain, output, heartbeat, mut lists, adopted, policy, status, .. } = parts;
+async fn watch(parts: Parts, config: &LiveConfig, options: Options) -> Result<ExitCode> {
+    let Parts { mut kernel, table, drain, output, heartbeat, lists, adopted, policy, status, .. } = parts;
+    let manager = ServiceManager::new();
     let mut signals = Signals::listen()?;
     policy.lines().iter().for_each(|line| log::info!("{line}"));
     let context = output.needs_context();
     let attachments = kernel.attach()?;
     let pipeline = output.open()?;
-    attachments.iter().for_each(tell_attachment);
+    status.note("start", None, format!("flowmeter {} watches", env!("CARGO_PKG_VERSION")));
+    if adopted {
+        status.note("adoption", None, "adopted the flows that the previous agent left");
+    }
+    for attachment in &attachments {
+        tell_attachment(attachment);
+        status.note("attach", Some(&attachment.interface), format!("{} XDP", attachment.ingress));
+    }
     tell_memory(table.size(), context)?;
 
     let (stop, leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let (queues, received) = queues();
+    let (queues, received, depths) = queues();
     let (model, loaded) = ModelReload::new(parts.scorers, context);
     let counters = Arc::new(parts.counters);
     let sources = Sources {
@@ -163,17 +214,38 @@ async fn watch(parts: Parts, config: &LiveConfig) -> Result<ExitCode> {
         status: Arc::clone(&status),
         is_log: matches!(config.output.format, Format::Jsonl | Format::Eve | Format::Zeek),
     };
+    status.start(depths);
+    let _socket = parts.listeners.serve(&sources)?;
     let (noted, inspector) = (Arc::clone(&status), parts.inspector);
     let beats = Arc::clone(&heartbeat);
     let mut watch =
         InterfaceWatch::new(Arc::clone(&counters), beats, noted, inspector, config.exit_when_gone)?;
     let account = sources.clone();
-    let (stats_interval, beats) = (config.stats_interval, Arc::clone(&heartbeat));
+    let stats_interval = Arc::new(AtomicU64::new(config.stats_interval.as_nanos() as u64));
+    let beats = Arc::clone(&heartbeat);
     let mut write = PipelineTask { pipeline, loaded, heartbeat: beats, sources }.spawn(received);
     let (stops, leaves) = (Arc::clone(&stop), Arc::clone(&leave));
-    let mut drain =
-        DrainTask { drain, queues, stop: stops, leave: leaves, heartbeat, stats_interval }.spawn();
+    let mut drain = DrainTask {
+        drain,
+        queues,
+        stop: stops,
+        leave: leaves,
+        heartbeat,
+        status: Arc::clone(&status),
+        stats_interval: Arc::clone(&stats_interval),
+    }
+    .spawn();
+    let mut reloads = Reloads {
+        options,
+        model,
+        lists,
+        stats_interval,
+        status: Arc::clone(&status),
+        manager: manager.clone(),
+    };
+    manager.ready();
 
+    let mut manager_ticks = tokio::time::interval(manager.period());
     let mut log_ticks = tokio::time::interval(LOG_PERIOD);
     let mut looks = tokio::time::interval(interfaces::PERIOD);
     let outcome = loop {
@@ -183,22 +255,28 @@ async fn watch(parts: Parts, config: &LiveConfig) -> Result<ExitCode> {
                 leave.store(config.pin.is_some(), Ordering::Release);
                 break Ok(None);
             }
-            _ = signals.hangup.recv() => {
-                status.log.reopen();
-                model.start();
-                lists.reload();
-            }
+            _ = signals.hangup.recv() => reloads.reload(),
             ended = &mut drain => break Err(why_ended(ended, "taking flows out of the table")),
             ended = &mut write => break Err(why_ended(ended, "writing flows")),
             _ = log_ticks.tick() => kernel.flush_log(),
-            _ = looks.tick() => if let Err(gone) = watch.look(&mut kernel) { break Ok(Some(gone)) },
+            _ = manager_ticks.tick() => manager.tick(&status),
+            _ = looks.tick() => {
+                if let Err(gone) = watch.look(&mut kernel) { break Ok(Some(gone)) }
+                status.looked();
+            }
         }
     };
+    manager.stopping();
+    status.note(
+        "stop",
+        None,
+        if leave.load(Ordering::Acquire) { "flows are left to the next agent" } else { "told to stop" },
+    );
     let leaves = leave.load(Ordering::Acquire);
     detach(&mut kernel, leaves)?;
     let gone = outcome?;
     stop.store(true, Ordering::Release);
-    status.log.stop();
+    status.stop();
     let drained = tokio::select! {
         drained = finish(drain, write, leaves) => drained?,
         () = signals.again() => std::process::exit(INTERRUPTED),

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::config::{Format, LiveConfig, OutputConfig};
+use crate::config::{Format, LiveConfig, OutputConfig, Rotation};
 use crate::kernel::random_seed;
 use crate::pipeline::Pipeline;
 use crate::prefilter::Marker;
 use crate::scoring::Scorer;
 use crate::sink::log_file::{LogFile, LogStatus, put_aside};
+use crate::sink::rotate::Rotating;
 use crate::sink::{self, Labels, table::Extent};
 
 /// A pipeline whose log is not open yet.
@@ -22,6 +23,7 @@ pub struct LogOutput {
     marker: Marker,
     /// Whether malicious flows are dropped.
     blocks: bool,
+    rotate: Option<Rotation>,
     /// None for a table.
     log: Option<LogFile>,
 }
@@ -53,6 +55,7 @@ impl LogOutput {
                 ..Extent::default()
             },
             scorer,
+            rotate: config.rotate,
             marker: Marker::new(config.prefilter.audit, random_seed()?),
             log,
         })
@@ -68,23 +71,34 @@ impl LogOutput {
     /// # Errors
     /// It cannot be written to.
     pub fn open(self) -> Result<Pipeline> {
-        let Self { config, path, scorer, extent, marker, blocks, log } = self;
-        let out: Box<dyn std::io::Write + Send> = match log {
-            Some(mut log) => {
-                log.open()?;
-                Box::new(log)
+        let Self { config, path, scorer, extent, marker, blocks, rotate, log } = self;
+        let sink = match rotate {
+            Some(rotation) => {
+                let config = config.clone();
+                let make = move |out| sink::make(out, &config, extent, Labels::default(), blocks);
+                Box::new(Rotating::new(&path, rotation, Box::new(make))?)
             }
-            None => {
-                if path != Path::new("-") {
-                    put_aside(&path)?;
-                }
-                sink::open(&path)?
-            }
+            None => sink::make(destination(log, &path)?, &config, extent, Labels::default(), blocks)?,
         };
-        let sink = sink::make(out, &config, extent, Labels::default(), blocks)?;
         let sink = sink::with_exports(sink, &config.ipfix, false)?;
         let mut pipeline = Pipeline::new(config.set, scorer, sink);
         pipeline.mark_by(marker);
         Ok(pipeline)
     }
+}
+
+/// Where the one log or table goes.
+fn destination(log: Option<LogFile>, path: &Path) -> Result<Box<dyn std::io::Write + Send>> {
+    Ok(match log {
+        Some(mut log) => {
+            log.open()?;
+            Box::new(log)
+        }
+        None => {
+            if path != Path::new("-") {
+                put_aside(path)?;
+            }
+            sink::open(path)?
+        }
+    })
 }

@@ -1,19 +1,24 @@
 //! The pipeline's thread: finishes, scores and writes flows, and puts their verdicts into the table.
 
 use std::sync::{Arc, mpsc as blocking};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use flowmeter_common::flow::FIRST_CHECKPOINT;
 use tokio::task::JoinHandle;
 
 use super::queues::{Message, Received, StatsRequest, Taken};
-use super::stats::{Sources, complete};
+use super::stats::Sources;
+use super::status::PipelineState;
 use crate::kernel::{Heartbeat, clock, name_of};
-use crate::latency::LatencyHistogram;
+use crate::latency::{Delays, Quantiles};
 use crate::pipeline::{Feedback, Pipeline};
 use crate::record::{FlowRecord, Stage};
 use crate::scoring::Scorer;
-use crate::stats::ScoringStats;
+use crate::stats::{DelayStats, DriftStats, ScoringStats};
+
+/// How often drift is told beside `stats` lines.
+const DRIFT_PERIOD: Duration = Duration::from_secs(1);
 
 /// What the pipeline's thread shares with the others.
 pub struct PipelineTask {
@@ -36,8 +41,9 @@ impl PipelineTask {
                 pipeline,
                 heartbeat,
                 sources,
-                at_checkpoints: LatencyHistogram::default(),
-                at_ends: LatencyHistogram::default(),
+                at_checkpoints: Delays::default(),
+                at_ends: Delays::default(),
+                drift_told: None,
             };
             let runtime = tokio::runtime::Handle::current();
             while let Some(message) = runtime.block_on(next(&mut received)) {
@@ -66,8 +72,10 @@ struct Writer {
     pipeline: Pipeline,
     heartbeat: Arc<Heartbeat>,
     sources: Sources,
-    at_checkpoints: LatencyHistogram,
-    at_ends: LatencyHistogram,
+    at_checkpoints: Delays,
+    at_ends: Delays,
+    /// When drift was told last, which costs more than counters.
+    drift_told: Option<Instant>,
 }
 
 impl Writer {
@@ -78,6 +86,9 @@ impl Writer {
                 if self.pipeline.scores() {
                     self.heartbeat.beat(at);
                 }
+                self.events()?;
+                self.tell();
+                self.sources.status.beat();
                 // The log may have been renamed, or be waiting for room.
                 self.pipeline.flush()
             }
@@ -114,16 +125,47 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes what has happened to the agent.
+    fn events(&mut self) -> Result<()> {
+        let events = self.sources.status.take_events();
+        events.iter().try_for_each(|event| self.pipeline.agent(event))
+    }
+
+    /// Tells what has been done, for whoever asks between two `stats` lines.
+    fn tell(&mut self) {
+        let due = self.drift_told.is_none_or(|told| told.elapsed() >= DRIFT_PERIOD);
+        let drift = if due { self.pipeline.drift() } else { self.sources.status.written().drift };
+        if due {
+            self.drift_told = Some(Instant::now());
+        }
+        let latest = [self.at_checkpoints.latest(), self.at_ends.latest()];
+        self.sources.status.set_written(self.written(latest, drift));
+    }
+
+    fn written(&self, [checkpoints, ends]: [Quantiles; 2], drift: Option<DriftStats>) -> PipelineState {
+        let scoring =
+            self.pipeline.scored().zip(self.pipeline.model()).map(|((rows, time), (model, feature_set))| {
+                ScoringStats {
+                    model: model.to_owned(),
+                    feature_set,
+                    working: self.pipeline.scores(),
+                    rows,
+                    seconds: time.as_secs_f64(),
+                    rows_per_second: rows as f64 / time.as_secs_f64().max(1e-9),
+                    checkpoint_delay_ms: DelayStats { latest: checkpoints, all: self.at_checkpoints.all() },
+                    end_delay_ms: DelayStats { latest: ends, all: self.at_ends.all() },
+                }
+            });
+        PipelineState { counts: self.pipeline.counts(), scoring, drift }
+    }
+
     fn stats(&mut self, request: StatsRequest) -> Result<()> {
-        let scoring = self.pipeline.scored().map(|(rows, time)| ScoringStats {
-            rows,
-            seconds: time.as_secs_f64(),
-            rows_per_second: rows as f64 / time.as_secs_f64().max(1e-9),
-            checkpoint_delay_ms: self.at_checkpoints.take(),
-            end_delay_ms: self.at_ends.take(),
-        });
+        self.events()?;
         let drift = self.pipeline.drift();
-        let stats = complete(&self.sources, &request, self.pipeline.counts(), scoring, drift)?;
+        let latest = [self.at_checkpoints.take(), self.at_ends.take()];
+        let written = self.written(latest, drift);
+        self.sources.status.set_written(written.clone());
+        let stats = self.sources.complete(request.drained, written, request.last)?;
         if !stats.identity {
             log::error!("the account is not balanced: {:?}", stats.interfaces);
         }

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::kernel::clock;
 use crate::record::FlowRecord;
 use crate::source::live::{BATCH, DrainCounts, LEAVING, RecordSink};
+use crate::stats::QueueStats;
 
 /// Batches of living flows, which are in a hurry, between drain and pipeline.
 const LIVING: usize = 4;
@@ -59,10 +60,28 @@ pub struct Queues {
     rest: mpsc::Sender<Message>,
 }
 
-/// Both ends of both queues.
-pub fn queues() -> (Queues, Received) {
+/// Tells how much waits in both queues, and keeps neither open.
+#[derive(Debug)]
+pub struct Depths {
+    living: mpsc::WeakSender<Taken>,
+    rest: mpsc::WeakSender<Message>,
+}
+
+impl Depths {
+    /// What waits now.
+    pub fn now(&self) -> QueueStats {
+        fn depth<T>(sender: &mpsc::WeakSender<T>) -> u64 {
+            sender.upgrade().map_or(0, |sender| (sender.max_capacity() - sender.capacity()) as u64)
+        }
+        QueueStats { living: depth(&self.living), ended: depth(&self.rest) }
+    }
+}
+
+/// Both ends of both queues, and how deep they are.
+pub fn queues() -> (Queues, Received, Depths) {
     let ((living, from_living), (rest, from_rest)) = (mpsc::channel(LIVING), mpsc::channel(ENDED));
-    (Queues { living, rest }, Received { living: from_living, rest: from_rest })
+    let depths = Depths { living: living.downgrade(), rest: rest.downgrade() };
+    (Queues { living, rest }, Received { living: from_living, rest: from_rest }, depths)
 }
 
 impl RecordSink for Queues {

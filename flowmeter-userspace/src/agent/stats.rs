@@ -5,15 +5,12 @@ use std::sync::Arc;
 use anyhow::Result;
 use flowmeter_common::counter::InterfaceCounters;
 
-use super::queues::StatsRequest;
-use super::status::Status;
+use super::status::{PipelineState, Status};
 use crate::config::Mode;
 use crate::count::count;
 use crate::kernel::{Counters, SharedTable, clock};
 use crate::source::live::DrainCounts;
-use crate::stats::{
-    Account, DriftStats, FlowCounts, LogCounts, PipelineCounts, PrefilterStats, ScoringStats, Stats,
-};
+use crate::stats::{Account, AgentStats, FlowCounts, LogCounts, PrefilterStats, Stats};
 use crate::timestamp::timestamp;
 
 /// Where the numbers come from.
@@ -34,6 +31,62 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// The numbers as they are now, beside the `stats` lines.
+    ///
+    /// # Errors
+    /// The kernel refuses to read its counters.
+    pub fn now(&self) -> Result<Stats> {
+        self.complete(self.status.drained(), self.status.written(), false)
+    }
+
+    /// A `stats` line.
+    ///
+    /// # Errors
+    /// The kernel refuses to read its counters.
+    pub fn complete(&self, drained: DrainCounts, written: PipelineState, last: bool) -> Result<Stats> {
+        let (interfaces, counters): (Vec<_>, Vec<_>) = self.accounts(last)?.into_iter().unzip();
+        let log = &self.status.log;
+        Ok(Stats {
+            event: "stats",
+            timestamp: timestamp(clock::monotonic().wrapping_add(clock::offset_to_epoch())),
+            agent: self.agent(),
+            identity: interfaces.iter().all(|account: &Account| account.identity),
+            interfaces,
+            flows: FlowCounts {
+                opened: counters.iter().map(|c| c.opened).sum(),
+                ended: drained.flows,
+                living: drained.living,
+                evicted: drained.evicted,
+                slots: self.table.size().flows().into(),
+            },
+            pipeline: written.counts,
+            scoring: written.scoring,
+            drift: written.drift,
+            events_lost: counters.iter().map(|c| c.events_lost).sum(),
+            torn_reads: drained.torn,
+            context_pushed_out: drained.pushed_out,
+            queues: self.status.queues(),
+            inspector: self.status.inspector(),
+            log: self.is_log.then(|| LogCounts { errors: log.errors(), lost: log.lost(), held: log.held() }),
+            last,
+        })
+    }
+
+    fn agent(&self) -> AgentStats {
+        let status = &self.status;
+        AgentStats {
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime: status.uptime().as_secs_f64(),
+            memory: resident(),
+            cpu: clock::cpu_time().as_secs_f64(),
+            heartbeat_age: status.heartbeat_age().as_secs_f64(),
+            healthy: status.ailments().is_empty(),
+            ready: status.obstacles().is_empty(),
+            reloads: status.reloads(),
+        }
+    }
+
     /// The account of each interface. `last` says that nothing comes any more.
     ///
     /// # Errors
@@ -55,41 +108,12 @@ impl Sources {
     }
 }
 
-/// Completes a `stats` line.
-///
-/// # Errors
-/// The kernel refuses to read its counters.
-pub fn complete(
-    sources: &Sources,
-    request: &StatsRequest,
-    pipeline: PipelineCounts,
-    scoring: Option<ScoringStats>,
-    drift: Option<DriftStats>,
-) -> Result<Stats> {
-    let (interfaces, counters): (Vec<_>, Vec<_>) = sources.accounts(request.last)?.into_iter().unzip();
-    let log = &sources.status.log;
-    Ok(Stats {
-        event: "stats",
-        timestamp: timestamp(clock::monotonic().wrapping_add(clock::offset_to_epoch())),
-        identity: interfaces.iter().all(|account: &Account| account.identity),
-        interfaces,
-        flows: FlowCounts {
-            opened: counters.iter().map(|c| c.opened).sum(),
-            ended: request.drained.flows,
-            living: request.drained.living,
-            evicted: request.drained.evicted,
-            slots: sources.table.size().flows().into(),
-        },
-        pipeline,
-        scoring,
-        drift,
-        events_lost: counters.iter().map(|c| c.events_lost).sum(),
-        torn_reads: request.drained.torn,
-        context_pushed_out: request.drained.pushed_out,
-        inspector: sources.status.inspector(),
-        log: sources.is_log.then(|| LogCounts { errors: log.errors(), lost: log.lost() }),
-        last: request.last,
-    })
+/// Bytes of memory that this process holds; 0 where /proc does not say.
+fn resident() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
 /// Prints the account, and says whether what was counted is what was written.

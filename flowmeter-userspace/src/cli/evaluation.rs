@@ -13,12 +13,13 @@ use super::values::{positive, share};
 /// which it raises an alert after the verdict is the share of all cleared flows in which it would have raised one.
 #[derive(Debug, Args)]
 pub struct AuditArgs {
-    /// The agent's log (`live --log`).
-    #[arg(short, long, value_name = "FILE")]
-    pub log: PathBuf,
-    /// Suricata's alerts (eve.json, with `community-id: true`).
-    #[arg(short, long, value_name = "FILE")]
-    pub eve: PathBuf,
+    /// The agent's log (`live --log`); rotated logs follow each other, the oldest first. Plain or compressed (gzip, zstd); `-` is
+    /// the standard input.
+    #[arg(short, long, value_name = "FILE", required = true, num_args = 1..)]
+    pub log: Vec<PathBuf>,
+    /// Suricata's alerts (eve.json, with `community-id: true`); likewise.
+    #[arg(short, long, value_name = "FILE", required = true, num_args = 1..)]
+    pub eve: Vec<PathBuf>,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,
@@ -46,8 +47,8 @@ benign but for one host:
 Figures are means over (source, category) groups. docs/evaluate.md explains each."
 )]
 pub struct EvaluateArgs {
-    /// Flows with verdicts, as `flowmeter live` or `flowmeter pcap` wrote them: JSON lines, CSV or Parquet; `-` is the
-    /// standard input.
+    /// Flows with verdicts, as `flowmeter live` or `flowmeter pcap` wrote them: JSON lines or CSV, plain or compressed
+    /// (gzip, zstd), or Parquet; `-` is the standard input.
     #[arg(value_name = "FLOWS", required = true)]
     pub files: Vec<PathBuf>,
     /// Table that says what the flows are [default: their own columns `label`, `source` and `category`].

@@ -9,10 +9,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::shared::{OutputArgs, ParsingArgs, ScoringArgs, TimingArgs};
-use super::values::duration;
+use super::values::{MetricsAddress, RotateArg, duration};
 
 /// Arguments of `live`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct LiveArgs {
     /// Interface to watch; may be repeated.
     #[arg(short, long, value_name = "NAME", required = true)]
@@ -39,6 +39,17 @@ pub struct LiveArgs {
     /// How often a `stats` line is written.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub stats_interval: Duration,
+    /// Cut a table (csv, parquet, zeek-tsv) into finished files: after a time by the clock (15m, 1h, 1d), or a size (100M, 1G).
+    /// Their names have the time at which they began: flows-20260101T120000Z.parquet.
+    #[arg(long, value_name = "WHEN")]
+    pub rotate: Option<RotateArg>,
+    /// Serve metrics for Prometheus at http://ADDRESS/metrics, and the state of health at /healthz and /readyz: PORT (on the
+    /// loopback interface), or ADDRESS:PORT. There is neither encryption nor a password: leave both to a proxy.
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<MetricsAddress>,
+    /// Answer `flowmeter status` at this Unix socket, with what `--metrics` serves.
+    #[arg(long, value_name = "FILE")]
+    pub socket: Option<PathBuf>,
     /// What verdicts do to packets.
     #[command(flatten)]
     pub prefilter: PrefilterArgs,
@@ -54,6 +65,17 @@ pub struct LiveArgs {
     /// What scores.
     #[command(flatten)]
     pub scoring: ScoringArgs,
+}
+
+/// Arguments of `doctor`: the same as those of `live`, for which it looks.
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// Print the findings as JSON: a list of objects with `subject`, `state` (ok, warning, failed) and `text`.
+    #[arg(long)]
+    pub json: bool,
+    /// What `live` would be told.
+    #[command(flatten)]
+    pub live: LiveArgs,
 }
 
 /// What verdicts do to packets.

@@ -8,18 +8,23 @@ mod model;
 mod pcap;
 mod setup;
 mod shared;
+mod status;
 mod values;
 
 pub use adapt::AdaptArgs;
 pub use config::{ConfigArgs, ConfigCommand};
 pub use evaluation::{AuditArgs, CalibrateArgs, EvaluateArgs};
-pub use live::{ActionArg, LiveArgs, ModeArg, OverrideArg, PrefilterArgs, StageArg, VerdictArg};
+pub use live::{ActionArg, DoctorArgs, LiveArgs, ModeArg, OverrideArg, PrefilterArgs, StageArg, VerdictArg};
 pub use model::{FeaturesArgs, ModelArgs, ModelCommand, ReferenceArg};
 pub use pcap::PcapArgs;
 pub use setup::SetupArgs;
 pub use shared::{FormatArg, OutputArgs, ParsingArgs, ScoringArgs, TimestampArg, TimingArgs};
+pub use status::StatusArgs;
+pub use values::{MetricsAddress, RotateArg};
 
-use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Turns packets into flows, scores each flow with a model, and logs a verdict: benign, malicious or unknown.
 ///
@@ -75,6 +80,8 @@ pub enum Command {
     Live(LiveArgs),
     /// Read capture files: pcap or pcapng, plain or compressed; `-` is the standard input.
     Pcap(PcapArgs),
+    /// Say how a running agent is; the exit code says whether it is ready.
+    Status(StatusArgs),
     /// Say what the pre-filter misses, from the log and the alerts of the inspector behind it.
     Audit(AuditArgs),
     /// Say how good verdicts are, from flows whose truth is known.
@@ -91,18 +98,28 @@ pub enum Command {
     Setup(SetupArgs),
     /// Show or check the configuration of `live`: file and environment.
     Config(ConfigArgs),
-    /// Say what this machine offers, and what is missing.
-    Doctor(ScoringArgs),
+    /// Say what this machine offers, and what `live` with the same options would find missing. Nothing is attached.
+    Doctor(DoctorArgs),
+    /// Write the man pages and the completions of shells below a folder, where a system has them.
+    #[command(hide = true)]
+    Manual {
+        /// The root of the system, or of a package.
+        #[arg(value_name = "FOLDER")]
+        root: PathBuf,
+    },
+}
+
+/// The command line. `doctor` takes what `live` takes, and needs no interface.
+pub fn command() -> clap::Command {
+    Cli::command().mut_subcommand("doctor", |doctor| doctor.mut_arg("interface", |arg| arg.required(false)))
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }

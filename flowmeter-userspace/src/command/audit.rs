@@ -1,26 +1,34 @@
 //! `flowmeter audit`: what the pre-filter misses, by the inspector's own alerts.
 
-use std::fs::File;
-use std::io::{self, BufReader, Write as _};
-use std::path::Path;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::cli::AuditArgs;
 use crate::count::count;
-use crate::prefilter::audit::{Alerts, Report, audit};
+use crate::flow_log;
+use crate::prefilter::audit::{Alerts, Audit, Report};
 
 /// Joins the log with the alerts and prints what comes of it.
 ///
 /// # Errors
 /// A file cannot be read, or says nothing about what is missed.
 pub fn run(args: &AuditArgs) -> Result<ExitCode> {
-    let open = |path: &Path| -> Result<BufReader<File>> {
-        Ok(BufReader::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?))
-    };
-    let alerts = Alerts::read(open(&args.eve)?).with_context(|| args.eve.display().to_string())?;
-    let report = audit(open(&args.log)?, alerts).with_context(|| args.log.display().to_string())?;
+    let inputs = args.log.iter().chain(&args.eve).filter(|path| path.as_os_str() == "-");
+    ensure!(inputs.count() <= 1, "the standard input is named twice: only one of --log and --eve can be `-`");
+    let open = |path: &Path| flow_log::open(path).with_context(|| format!("cannot read {}", path.display()));
+    let mut alerts = Alerts::default();
+    for path in &args.eve {
+        alerts.add(open(path)?).with_context(|| path.display().to_string())?;
+    }
+    alerts.check().with_context(|| names(&args.eve))?;
+    let mut joined = Audit::new(alerts);
+    for path in &args.log {
+        joined.add(open(path)?).with_context(|| path.display().to_string())?;
+    }
+    let report = joined.report().with_context(|| names(&args.log))?;
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&report)?)?;
@@ -28,6 +36,11 @@ pub fn run(args: &AuditArgs) -> Result<ExitCode> {
         print(&mut out, &report)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Names of files, for a message about all of them.
+fn names(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn print(out: &mut impl io::Write, report: &Report) -> Result<()> {

@@ -5,9 +5,8 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::CommandFactory as _;
 
-use crate::cli::{Cli, Command, ConfigArgs, ConfigCommand};
+use crate::cli::{self, Command, ConfigArgs, ConfigCommand};
 use crate::config::{LiveConfig, file};
 
 /// Prints or checks it.
@@ -26,7 +25,7 @@ pub fn run(args: &ConfigArgs) -> Result<ExitCode> {
             if let Some(path) = config {
                 typed.extend(["--config".into(), path.into()]);
             }
-            if let Command::Live(live) = file::parse(Cli::command(), typed, &variable)?.command {
+            if let Command::Live(live) = file::parse(cli::command(), typed, &variable)?.command {
                 LiveConfig::new(&live)?;
             }
             writeln!(io::stdout(), "the configuration is right").context("cannot write")?;

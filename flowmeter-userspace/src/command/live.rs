@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::agent;
+use crate::agent::{self, Options};
 use crate::cli::LiveArgs;
 use crate::config::LiveConfig;
 
@@ -13,5 +13,6 @@ use crate::config::LiveConfig;
 /// # Errors
 /// Anything that keeps it from watching, or from writing the log; nothing stays attached.
 pub fn run(args: &LiveArgs) -> Result<ExitCode> {
-    agent::run(&LiveConfig::new(args)?)
+    let options = Options::new(std::env::args_os().collect(), |name| std::env::var(name).ok())?;
+    agent::run(&LiveConfig::new(args)?, options)
 }

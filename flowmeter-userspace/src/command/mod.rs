@@ -7,8 +7,10 @@ pub mod config;
 pub mod doctor;
 pub mod evaluate;
 pub mod live;
+pub mod manual;
 pub mod pcap;
 pub mod setup;
+pub mod status;
 
 use std::io::{self, Write as _};
 use std::path::Path;

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory as _, FromArgMatches as _};
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches as _};
 use toml::{Table, Value};
 
-use crate::cli::Cli;
+use crate::cli::{self, Cli};
 
 /// The file that is read if it is there and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/flowmeter/flowmeter.toml";
@@ -26,14 +26,28 @@ pub fn parse(
     typed: Vec<OsString>,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Cli> {
+    try_parse(command, typed, variable).map_err(|error| match error.downcast::<clap::Error>() {
+        Ok(refused) => refused.exit(),
+        Err(error) => error,
+    })
+}
+
+/// As [`parse`], and ends no process: what clap refuses is an error, too.
+///
+/// # Errors
+/// Anything is wrong.
+pub fn try_parse(
+    command: Command,
+    typed: Vec<OsString>,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Cli> {
     // What the file may still give is not missing yet.
-    let matches = lenient(command.clone()).try_get_matches_from(&typed).unwrap_or_else(|error| error.exit());
+    let matches = lenient(command.clone()).try_get_matches_from(&typed)?;
     let words = match matches.subcommand() {
-        Some(("live", live)) => layered(&typed, live, variable)?,
+        Some((name @ ("live" | "doctor"), given)) => layered(&typed, name, given, variable)?,
         _ => typed,
     };
-    let matches = command.try_get_matches_from(words).unwrap_or_else(|error| error.exit());
-    Ok(Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+    Ok(Cli::from_arg_matches(&command.try_get_matches_from(words)?)?)
 }
 
 /// The command line without what must be there.
@@ -43,9 +57,9 @@ fn lenient(command: Command) -> Command {
 
 /// The options of `live` that a file can have.
 fn options() -> Vec<Arg> {
-    let mut cli = Cli::command();
-    cli.build();
-    let Some(live) = cli.find_subcommand("live") else { return Vec::new() };
+    let mut command = cli::command();
+    command.build();
+    let Some(live) = command.find_subcommand("live") else { return Vec::new() };
     let global = |arg: &Arg| arg.is_global_set() || matches!(arg.get_id().as_str(), "help" | "config");
     live.get_arguments().filter(|arg| !global(arg) && arg.get_long().is_some()).cloned().collect()
 }
@@ -53,6 +67,7 @@ fn options() -> Vec<Arg> {
 /// The typed words, with those of the environment and the file before them.
 fn layered(
     typed: &[OsString],
+    subcommand: &str,
     live: &ArgMatches,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Vec<OsString>> {
@@ -76,7 +91,7 @@ fn layered(
         }
     }
     // After the name of the program and of the subcommand, wherever that stands.
-    let at = typed.iter().position(|word| word == "live").map_or(typed.len(), |at| at + 1);
+    let at = typed.iter().position(|word| word == subcommand).map_or(typed.len(), |at| at + 1);
     Ok(typed[..at].iter().cloned().chain(words).chain(typed[at..].iter().cloned()).collect())
 }
 
@@ -166,9 +181,17 @@ pub fn effective(path: Option<&Path>, variable: &dyn Fn(&str) -> Option<String>)
     if let Some(path) = path {
         typed.extend(["--config".into(), path.into()]);
     }
-    let matches = lenient(Cli::command()).try_get_matches_from(&typed)?;
+    in_force(&typed, variable)
+}
+
+/// Every option of `live` as these words, the file and the environment have it.
+///
+/// # Errors
+/// As [`parse`].
+pub fn in_force(typed: &[OsString], variable: &dyn Fn(&str) -> Option<String>) -> Result<Table> {
+    let matches = lenient(cli::command()).try_get_matches_from(typed)?;
     let live = matches.subcommand_matches("live").context("no subcommand")?;
-    let matches = lenient(Cli::command()).try_get_matches_from(layered(&typed, live, variable)?)?;
+    let matches = lenient(cli::command()).try_get_matches_from(layered(typed, "live", live, variable)?)?;
     let live = matches.subcommand_matches("live").context("no subcommand")?;
     let mut table = Table::new();
     for arg in options() {
@@ -203,7 +226,7 @@ mod tests {
         let variable = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned())
         };
-        let cli = parse(Cli::command(), typed, &variable);
+        let cli = parse(cli::command(), typed, &variable);
         std::fs::remove_file(&path)?;
         match cli?.command {
             Command::Live(args) => Ok(args),
@@ -222,6 +245,22 @@ mod tests {
         assert_eq!((args.interface.len(), args.max_flows), (3, 2000));
         let args = live(file, &variables, &["-i", "eth5", "--max-flows", "3000"]).expect("a configuration");
         assert_eq!((args.interface, args.max_flows), (vec!["eth5".to_owned()], 3000));
+    }
+
+    #[test]
+    fn the_packaged_file_wants_nothing_but_an_interface() {
+        let packaged = include_str!("../../../deploy/package/flowmeter.toml");
+        live(packaged, &[], &["-i", "eth0"]).expect("the packaged file, with an interface");
+        // Every example in it can be taken by removing the mark.
+        let uncommented: String = packaged
+            .lines()
+            .map(|line| {
+                line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n"
+            })
+            .collect();
+        let args = live(&uncommented, &[], &[]).expect("its examples");
+        assert_eq!(args.interface, ["eth0"]);
+        assert!(args.metrics.is_some() && args.socket.is_some() && args.reopen);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod prefilter;
 pub use collector::{Target, Transport};
 pub use prefilter::{Mode, PrefilterSettings};
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +17,10 @@ use anyhow::{Result, anyhow, ensure};
 use flowmeter_common::lifecycle::Timeouts;
 use flowmeter_common::parse::ParseOptions;
 
-use crate::cli::{FormatArg, LiveArgs, OutputArgs, ParsingArgs, ScoringArgs, TimestampArg, TimingArgs};
+use crate::cli::{
+    FormatArg, LiveArgs, MetricsAddress, OutputArgs, ParsingArgs, RotateArg, ScoringArgs, TimestampArg,
+    TimingArgs,
+};
 use crate::features::{DEFAULT_SET, FeatureSet};
 
 /// Most flows that a table can hold: 64 GiB of them.
@@ -39,6 +43,12 @@ pub struct LiveConfig {
     pub egress: bool,
     /// How often a `stats` line is written.
     pub stats_interval: Duration,
+    /// When a table goes on in another file; None if it is one file.
+    pub rotate: Option<Rotation>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// The Unix socket where `flowmeter status` is answered.
+    pub socket: Option<PathBuf>,
     /// What becomes of packets.
     pub prefilter: PrefilterSettings,
     /// The folder where programs and maps are left for the next agent.
@@ -65,6 +75,16 @@ impl LiveConfig {
             args.max_flows
         );
         let prefilter = PrefilterSettings::new(&args.prefilter, &args.interface)?;
+        let output = OutputConfig::new(&args.writing, &args.log)?;
+        let is_table = matches!(output.format, Format::Csv | Format::Parquet | Format::ZeekTsv);
+        ensure!(
+            args.rotate.is_none() || is_table,
+            "--rotate cuts tables (csv, parquet, zeek-tsv) into files; a log is rotated from outside, see --reopen"
+        );
+        ensure!(
+            args.rotate.is_none() || args.log != Path::new("-"),
+            "--rotate needs a file that names are made of: name one with --log"
+        );
         Ok(Self {
             interfaces: args.interface.clone(),
             log: args.log.clone(),
@@ -74,13 +94,34 @@ impl LiveConfig {
             // What leaves a mirror port was not mirrored to it.
             egress: !args.no_egress && prefilter.mode != Mode::Divert,
             stats_interval: args.stats_interval,
+            metrics: args.metrics.map(|MetricsAddress(address)| address),
+            socket: args.socket.clone(),
             prefilter,
             pin: args.prefilter.pin.clone(),
-            output: OutputConfig::new(&args.writing, &args.log)?,
+            output,
+            rotate: args.rotate.map(Into::into),
             parse: parse_options(&args.parsing),
             timeouts: timeouts(&args.timing),
             scoring: ScoringConfig::new(&args.scoring),
         })
+    }
+}
+
+/// When a table goes on in another file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// After this time, by the clock.
+    Time(Duration),
+    /// When there are so many bytes in it.
+    Size(u64),
+}
+
+impl From<RotateArg> for Rotation {
+    fn from(typed: RotateArg) -> Self {
+        match typed {
+            RotateArg::Time(time) => Self::Time(time),
+            RotateArg::Size(size) => Self::Size(size),
+        }
     }
 }
 

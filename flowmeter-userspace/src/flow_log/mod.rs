@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::capture::is_capture;
 
@@ -65,6 +65,27 @@ impl Reading {
     }
 }
 
+/// Opens a file that may be compressed by gzip or zstd, as rotated logs are; `-` is the standard input.
+///
+/// # Errors
+/// It cannot be read.
+pub fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+    let mut input: Box<dyn BufRead> = if path.as_os_str() == "-" {
+        Box::new(BufReader::with_capacity(CHUNK, io::stdin().lock()))
+    } else {
+        Box::new(BufReader::with_capacity(CHUNK, File::open(path)?))
+    };
+    Ok(match input.fill_buf()? {
+        [0x1f, 0x8b, ..] => {
+            Box::new(BufReader::with_capacity(CHUNK, flate2::bufread::MultiGzDecoder::new(input)))
+        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            Box::new(BufReader::with_capacity(CHUNK, zstd::Decoder::with_buffer(input)?))
+        }
+        _ => input,
+    })
+}
+
 /// Reads a file and hands each row to `take`; `-` is the standard input. A capture is recognised and not read.
 ///
 /// # Errors
@@ -75,12 +96,7 @@ pub fn read(
     take: &mut dyn FnMut(&dyn Row) -> Result<()>,
 ) -> Result<Source> {
     let name = path.display();
-    let mut input: Box<dyn BufRead> = if path.as_os_str() == "-" {
-        Box::new(BufReader::with_capacity(CHUNK, io::stdin().lock()))
-    } else {
-        let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
-        Box::new(BufReader::with_capacity(CHUNK, file))
-    };
+    let mut input = open(path).with_context(|| format!("cannot open {name}"))?;
     let start = input.fill_buf().with_context(|| format!("cannot read {name}"))?;
     let first = start.iter().find(|byte| !byte.is_ascii_whitespace());
     match first {
@@ -88,6 +104,7 @@ pub fn read(
         Some(_) if is_capture(start) => return Ok(Source::Capture),
         Some(_) if start.starts_with(PARQUET) => {
             drop(input);
+            ensure!(path.as_os_str() != "-", "a Parquet table cannot be read from a pipe: name its file");
             parquet::read(path, reading, take)?;
         }
         Some(b'{') => jsonl::read(input, &name.to_string(), reading, take)?,
@@ -100,4 +117,33 @@ pub fn read(
         }
     }
     Ok(Source::Flows)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    #[test]
+    fn compressed_logs_are_read_as_plain_ones() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = "{\"event\":\"flow\",\"verdict\":\"benign\"}\n".repeat(3);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(text.as_bytes()).expect("memory");
+        let gzip = gzip.finish().expect("memory");
+        let zstd = zstd::encode_all(text.as_bytes(), 1).expect("memory");
+        let twice = [&gzip[..], &gzip].concat();
+        for (packed, rows) in [(text.as_bytes(), 3), (&gzip, 3), (&zstd, 3), (&twice, 6)] {
+            let path = folder.path().join("log");
+            std::fs::write(&path, packed).expect("a file");
+            let mut reading = Reading::default();
+            let source = read(&path, &mut reading, &mut |_| Ok(())).expect("a log");
+            assert_eq!((source, reading.rows, reading.damaged), (Source::Flows, rows, 0));
+        }
+        // Cut off: what can be read is not taken for all of it.
+        let path = folder.path().join("cut");
+        std::fs::write(&path, &gzip[..gzip.len() - 9]).expect("a file");
+        assert!(open(&path).and_then(|mut log| log.read_to_end(&mut Vec::new())).is_err());
+    }
 }

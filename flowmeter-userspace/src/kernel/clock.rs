@@ -1,10 +1,17 @@
 //! The kernel programs' clock, and how it relates to the time of day.
 
+use std::time::Duration;
+
 use rustix::time::{ClockId, clock_gettime};
 
 /// Nanoseconds of CLOCK_MONOTONIC: what the kernel programs stamp packets with.
 pub fn monotonic() -> u64 {
     read(ClockId::Monotonic)
+}
+
+/// CPU time that this process has taken.
+pub fn cpu_time() -> Duration {
+    Duration::from_nanos(read(ClockId::ProcessCPUTime))
 }
 
 /// What must be added (wrapping) to a monotonic time to have nanoseconds since the Unix epoch.
@@ -19,6 +26,15 @@ pub fn offset_to_epoch() -> u64 {
         })
         .min()
         .map_or(0, |(_, offset)| offset)
+}
+
+/// Whether somebody keeps the time of day in step; None if the kernel does not say.
+pub fn is_synchronised() -> Option<bool> {
+    // SAFETY: all of it may be zero, which asks and sets nothing.
+    let mut state: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the state lives until the call returns.
+    let result = unsafe { libc::adjtimex(&raw mut state) };
+    (result >= 0).then_some(state.status & libc::STA_UNSYNC == 0)
 }
 
 fn read(clock: ClockId) -> u64 {

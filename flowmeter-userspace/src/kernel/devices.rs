@@ -32,6 +32,8 @@ const SENT: usize = 8;
 pub struct Device {
     /// The kernel's number for it.
     pub index: u32,
+    /// What its frames are (ARPHRD_*, linux/if_arp.h).
+    pub link_type: u16,
     /// Its name.
     pub name: String,
     /// Whether it is up and has carrier.
@@ -122,7 +124,12 @@ impl Devices {
 /// A device from its link message, whose header stands before the attributes.
 fn device(message: &[u8]) -> Option<Device> {
     let flags = u32_at(message, 8)?;
-    let mut device = Device { index: u32_at(message, 4)?, running: flags & UP == UP, ..Device::default() };
+    let mut device = Device {
+        index: u32_at(message, 4)?,
+        link_type: u16_at(message, 2)?,
+        running: flags & UP == UP,
+        ..Device::default()
+    };
     for (kind, value) in attributes(message.get(LINK_HEADER..)?) {
         match kind {
             IF_NAME => device.name = text(value),

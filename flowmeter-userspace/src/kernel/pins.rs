@@ -152,6 +152,19 @@ impl Pins {
     }
 }
 
+/// Whether pins can be made at this place. What is there stays, and what is not there is not made.
+///
+/// # Errors
+/// The BPF file system is not there, or not writable, or another agent holds the folder.
+pub fn check_pins(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        return Pins::open(folder).map(drop);
+    }
+    Pins::open(folder)?;
+    // It was made just now.
+    fs::remove_dir(folder).with_context(|| format!("cannot remove {}", folder.display()))
+}
+
 /// Begins the names of links.
 pub const LINK: &str = "link-";
 

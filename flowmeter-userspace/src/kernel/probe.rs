@@ -25,8 +25,8 @@ pub struct Check {
 /// Everything that the live mode needs of the machine.
 pub fn checks() -> Vec<Check> {
     vec![
-        Check { subject: "kernel", finding: kernel(&read("/proc/sys/kernel/osrelease")) },
-        Check { subject: "capabilities", finding: capabilities(&read("/proc/self/status")) },
+        Check { subject: "kernel", finding: kernel(&rustix::system::uname().release().to_string_lossy()) },
+        Check { subject: "capabilities", finding: own_capabilities() },
         Check { subject: "grace period", finding: grace_period() },
         Check { subject: "preemption", finding: Ok(preemption().to_owned()) },
     ]
@@ -73,6 +73,16 @@ fn kernel(release: &str) -> Result<String, String> {
         ));
     }
     Ok(format!("Linux {release}"))
+}
+
+/// Those of this process.
+fn own_capabilities() -> Result<String, String> {
+    match std::fs::read_to_string("/proc/self/status") {
+        Ok(status) => capabilities(&status),
+        Err(error) => {
+            Err(format!("cannot read /proc/self/status: {error}; mount /proc: mount -t proc proc /proc"))
+        }
+    }
 }
 
 /// `status` is a process's, as proc(5) has it.

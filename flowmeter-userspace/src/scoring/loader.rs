@@ -53,6 +53,13 @@ impl ScorerLoader {
         self.calibration.as_deref()
     }
 
+    /// Takes these files from now on; true if they are others than before. ONNX Runtime stays.
+    pub fn set_files(&mut self, scoring: ScoringConfig) -> bool {
+        let changed = (&self.file, &self.calibration) != (&scoring.model, &scoring.calibration);
+        (self.file, self.calibration) = (scoring.model, scoring.calibration);
+        changed
+    }
+
     /// Loads the model and the calibration, as their files are now.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use super::{Labels, Sink};
 use crate::model::Verdict;
 use crate::record::Stage;
 use crate::scoring::{Explanation, Scored};
-use crate::stats::Stats;
+use crate::stats::{AgentEvent, Stats};
 use crate::timestamp::timestamp;
 use crate::truth::KnownLabel;
 
@@ -176,6 +176,10 @@ impl Sink for JsonLines {
 
     fn stats(&mut self, stats: &Stats) -> Result<()> {
         self.line(stats)
+    }
+
+    fn agent(&mut self, event: &AgentEvent) -> Result<()> {
+        self.line(event)
     }
 
     fn flush(&mut self) -> Result<()> {

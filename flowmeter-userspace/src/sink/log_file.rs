@@ -38,6 +38,7 @@ pub struct LogStatus {
     failing: AtomicBool,
     errors: AtomicU64,
     lost: AtomicU64,
+    held: AtomicU64,
 }
 
 impl LogStatus {
@@ -59,6 +60,11 @@ impl LogStatus {
     /// Writes that failed so far.
     pub fn errors(&self) -> u64 {
         self.errors.load(Ordering::Acquire)
+    }
+
+    /// Bytes of lines that wait to be written.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Acquire)
     }
 
     /// Lines lost so far.
@@ -312,6 +318,7 @@ impl Write for LogFile {
             } else {
                 self.whole = whole;
             }
+            self.status.held.store(self.whole as u64, Ordering::Release);
             if self.whole >= BUFFER {
                 self.write_out(false)?;
             }
@@ -321,7 +328,45 @@ impl Write for LogFile {
 
     fn flush(&mut self) -> io::Result<()> {
         self.maintain()?;
-        self.write_out(false)
+        let written = self.write_out(false);
+        self.status.held.store(self.whole as u64, Ordering::Release);
+        written
+    }
+}
+
+/// Whether a log can be written at this path. Nothing is made or changed, and no reader of a FIFO is waited for.
+///
+/// # Errors
+/// It cannot, or another process writes to it.
+pub fn check_writable(path: &Path) -> Result<()> {
+    if path == Path::new("-") {
+        return Ok(());
+    }
+    let shown = path.display();
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => {
+            let file = append(path)?;
+            ensure!(
+                flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok(),
+                "another process writes to {shown}; stop it first, or name another file"
+            );
+            Ok(())
+        }
+        Ok(found) => {
+            ensure!(!found.is_dir(), "cannot write to {shown}: it is a folder; name a file");
+            Ok(())
+        }
+        Err(_) => {
+            let folder =
+                path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            ensure!(
+                folder.is_dir(),
+                "cannot write to {shown}: there is no folder {}; make it first",
+                folder.display()
+            );
+            rustix::fs::access(folder, rustix::fs::Access::WRITE_OK)
+                .with_context(|| format!("cannot write to {shown}: a file cannot be made there"))
+        }
     }
 }
 

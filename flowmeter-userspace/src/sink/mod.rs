@@ -8,6 +8,7 @@ pub mod jsonl;
 mod labels;
 pub mod log_file;
 pub mod parquet;
+pub mod rotate;
 pub mod table;
 mod tee;
 pub mod zeek;
@@ -22,7 +23,7 @@ pub use self::labels::Labels;
 use self::table::Extent;
 use crate::config::{Format, OutputConfig, Target};
 use crate::scoring::Scored;
-use crate::stats::Stats;
+use crate::stats::{AgentEvent, Stats};
 
 /// A place where flows, verdicts and statistics are written.
 pub trait Sink: Send {
@@ -42,6 +43,14 @@ pub trait Sink: Send {
     /// # Errors
     /// The place cannot be written to.
     fn stats(&mut self, stats: &Stats) -> Result<()>;
+
+    /// Takes what happened to the agent. Formats that have no place for it leave it out.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn agent(&mut self, _: &AgentEvent) -> Result<()> {
+        Ok(())
+    }
 
     /// Hands everything written so far to the system.
     ///

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::Sink;
 use crate::scoring::Scored;
-use crate::stats::Stats;
+use crate::stats::{AgentEvent, Stats};
 
 /// Writes everything to all of them, in their order.
 pub struct Tee(pub Vec<Box<dyn Sink>>);
@@ -27,6 +27,10 @@ impl Sink for Tee {
 
     fn stats(&mut self, stats: &Stats) -> Result<()> {
         self.all(|sink| sink.stats(stats))
+    }
+
+    fn agent(&mut self, event: &AgentEvent) -> Result<()> {
+        self.all(|sink| sink.agent(event))
     }
 
     fn flush(&mut self) -> Result<()> {

@@ -120,10 +120,21 @@ impl Agent {
 
     /// Starts it with these words and does not wait.
     pub fn spawn(namespace: &Namespace, words: &[OsString], log: &Path) -> Result<Self> {
+        Self::spawn_with(namespace, words, log, &[])
+    }
+
+    /// Starts it with these words and variables, and does not wait.
+    pub fn spawn_with(
+        namespace: &Namespace,
+        words: &[OsString],
+        log: &Path,
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
         let binary = binary()?;
         let mut child = namespace
             .command(&binary)
             .args(words)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -1,9 +1,10 @@
-//! Makes what is given to others: a .deb, an .rpm and an archive with the agent, ONNX Runtime's library, man pages,
-//! completions and the service, and their SHA-256 sums.
+//! Makes what is given to others: a .deb, an .rpm, an archive and a container image with the agent, ONNX Runtime's library,
+//! man pages, completions and the service; a bill of materials; and SHA-256 sums of all.
 
 mod deb;
-mod manual;
+mod oci;
 mod rpm;
+mod sbom;
 mod stage;
 
 use std::fs;
@@ -11,10 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use clap::Args;
 use sha2::{Digest as _, Sha256};
 
 use crate::build;
-use crate::command::{find, run};
+use crate::command::{self, find};
 use crate::setup::packages::{self, Program};
 use crate::workspace;
 
@@ -29,32 +31,61 @@ const TOOLS: &[Program] = &[
 /// sources make the same packages.
 const EPOCH: &str = "1700000000";
 
-/// Builds everything and packs it into `target/dist`.
-pub fn run_all() -> Result<()> {
-    build::all()?;
-    packages::ensure(TOOLS)?;
-    pack(&workspace::target().join("release"), &workspace::target().join("dist"))
+/// What is packed.
+#[derive(Args)]
+pub struct DistOptions {
+    /// Pack what was built in this folder, `flowmeter` and ONNX Runtime's library, instead of building.
+    #[arg(long, value_name = "FOLDER")]
+    built: Option<PathBuf>,
 }
 
-/// Packs what was built in one folder into another, which is emptied.
-fn pack(built: &Path, folder: &Path) -> Result<()> {
+/// Builds everything, unless it is built, and packs it into `target/dist`.
+///
+/// # Errors
+/// Something does not build, or cannot be packed.
+pub fn run(options: &DistOptions) -> Result<()> {
+    let built = match &options.built {
+        Some(folder) => folder.clone(),
+        None => {
+            build::all()?;
+            workspace::target().join("release")
+        }
+    };
+    packages::ensure(TOOLS)?;
+    pack(&built, &built.join("flowmeter"), &workspace::target().join("dist"))
+}
+
+/// Packs what was built in one folder into another, which is emptied. `agent` prints the man pages.
+fn pack(built: &Path, agent: &Path, folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
     let root = folder.join("root");
-    stage::stage(built, &root)?;
+    stage::stage(built, agent, &root)?;
     verify_unit(&root)?;
-    let made = [deb::build(&root, folder)?, rpm::build(&root, folder)?, archive(&root, folder)?];
+    let library = stage::library(built)?;
+    let bill = sbom::bill(&library, &sum_of(&library)?)?;
+    let bill_place = folder.join(format!("flowmeter-{}.cdx.json", version()));
+    fs::write(&bill_place, bill).with_context(|| format!("cannot write {}", bill_place.display()))?;
+    let image = oci::build(&root, folder)?;
+    let made =
+        [deb::build(&root, folder)?, rpm::build(&root, folder)?, archive(&root, folder)?, image, bill_place];
     let mut sums = String::new();
     for path in &made {
-        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let sum: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let bytes = fs::metadata(path).map_or(0, |about| about.len());
+        let sum = sum_of(path)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         sums.push_str(&format!("{sum}  {name}\n"));
-        eprintln!("{} ({:.1} MB)", path.display(), bytes.len() as f64 / 1e6);
+        eprintln!("{} ({:.1} MB)", path.display(), bytes as f64 / 1e6);
     }
     let place = folder.join("SHA256SUMS");
     fs::write(&place, sums).with_context(|| format!("cannot write {}", place.display()))
+}
+
+/// A file's SHA-256 sum.
+fn sum_of(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The time that files in packages have.
@@ -70,14 +101,16 @@ fn version() -> &'static str {
 /// Everything under the root, for systems with neither kind of package.
 fn archive(root: &Path, folder: &Path) -> Result<PathBuf> {
     let place = folder.join(format!("flowmeter-{}-linux-{}.tar.gz", version(), std::env::consts::ARCH));
-    run(Command::new("tar")
-        .args(["--create", "--gzip", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
-        .arg(format!("--mtime=@{}", epoch()))
-        .arg("--file")
-        .arg(&place)
-        .arg("--directory")
-        .arg(root)
-        .arg("."))?;
+    command::run(
+        Command::new("tar")
+            .args(["--create", "--gzip", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
+            .arg(format!("--mtime=@{}", epoch()))
+            .arg("--file")
+            .arg(&place)
+            .arg("--directory")
+            .arg(root)
+            .arg("."),
+    )?;
     Ok(place)
 }
 
@@ -99,11 +132,13 @@ fn verify_unit(root: &Path) -> Result<()> {
     let scratch = tempfile::tempdir().context("cannot make a folder for the unit")?;
     let place = scratch.path().join("flowmeter.service");
     fs::write(&place, unit).with_context(|| format!("cannot write {}", place.display()))?;
-    run(Command::new("systemd-analyze").arg("verify").arg(&place))
+    command::run(Command::new("systemd-analyze").arg("verify").arg(&place))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::command::output;
 
@@ -119,14 +154,19 @@ mod tests {
         let built = scratch.path().join("built");
         fs::create_dir(&built).expect("a folder");
         fs::copy("/bin/true", built.join("flowmeter")).expect("a program");
-        fs::write(built.join(stage::LIBRARY_FILE), "a library").expect("a library");
+        fs::write(built.join("libonnxruntime.so.1.2.3"), "a library").expect("a library");
+        // It prints man pages as the agent does.
+        let agent = scratch.path().join("agent");
+        fs::write(&agent, "#!/bin/sh\nmkdir -p \"$3/usr/share/man/man1\" && echo .TH >\"$3/usr/share/man/man1/flowmeter-live.1\"\n")
+            .and_then(|()| fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)))
+            .expect("a stand-in");
         let folder = scratch.path().join("dist");
         let sums = || {
-            pack(&built, &folder).expect("packages");
+            pack(&built, &agent, &folder).expect("packages");
             fs::read_to_string(folder.join("SHA256SUMS")).expect("sums")
         };
         let first = sums();
-        assert_eq!(first.lines().count(), 3, "{first}");
+        assert_eq!(first.lines().count(), 5, "{first}");
         let debian = |sums: &str| sums.lines().find(|line| line.ends_with(".deb")).map(str::to_owned);
         assert_eq!(debian(&first), debian(&sums()), "packed twice");
 
@@ -142,8 +182,8 @@ mod tests {
             "/usr/lib/systemd/system/flowmeter.service",
             "/usr/lib/sysusers.d/flowmeter.conf",
             "/usr/share/man/man1/flowmeter-live.1",
-            "/etc/flowmeter/flowmeter.env",
-            stage::LIBRARY_FILE,
+            "/etc/flowmeter/flowmeter.toml",
+            "/usr/lib/flowmeter/libonnxruntime.so.1.2.3",
         ] {
             assert!(deb.contains(file), "{file} is not in the .deb:\n{deb}");
             assert!(rpm.contains(file), "{file} is not in the .rpm:\n{rpm}");

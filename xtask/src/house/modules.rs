@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
@@ -113,10 +113,20 @@ impl Crate {
     fn read_items(&mut self, items: &[syn::Item], file: &Path, folder: &Path, at: Names) -> Result<()> {
         let mut module = Module { file: file.to_owned(), ..Module::default() };
         let mut children = Vec::new();
+        for item in items {
+            if let syn::Item::Mod(child) = item
+                && child.attrs.iter().any(names_file)
+            {
+                bail!(
+                    "{}: the module `{}` names its file by #[path], which makes one file part of two crates or of none; move \
+                     what is shared into a crate",
+                    file.display(),
+                    child.ident
+                );
+            }
+        }
         for item in items.iter().filter(|item| !is_test(item)) {
             match item {
-                // A file of another crate is looked at there.
-                syn::Item::Mod(child) if child.attrs.iter().any(|about| about.path().is_ident("path")) => {}
                 syn::Item::Mod(child) => children.push(child),
                 item => module.take(item),
             }
@@ -293,6 +303,13 @@ impl Module {
     }
 }
 
+/// True for `#[path = ...]`, also on a condition.
+fn names_file(about: &syn::Attribute) -> bool {
+    let words = |tokens: TokenStream| tokens.into_iter().any(|token| token.to_string() == "path");
+    about.path().is_ident("path")
+        || matches!(&about.meta, syn::Meta::List(list) if list.path.is_ident("cfg_attr") && words(list.tokens.clone()))
+}
+
 /// Collects the paths of code.
 struct Paths<'a>(&'a mut Module);
 
@@ -381,6 +398,21 @@ mod tests {
             circle.iter().map(|(from, to)| format!("{} -> {}", short(from), short(to))).collect::<Vec<_>>()
         });
         Ok(pairs.map(|pairs| pairs.join(", ")))
+    }
+
+    #[test]
+    fn a_module_that_names_its_file_is_refused() {
+        for module in [
+            "#[path = \"other.rs\"] mod flow;",
+            "#[cfg(test)] #[path = \"other.rs\"] mod flow;",
+            "#[cfg_attr(feature = \"bpf\", path = \"other.rs\")] mod flow;",
+            "mod inside { #[path = \"other.rs\"] pub mod flow; }",
+        ] {
+            let problem = tree(&[("lib.rs", module), ("other.rs", "")]).err().expect(module).to_string();
+            assert!(problem.contains("`flow` names its file by #[path]"), "{problem}");
+        }
+        let kept = tree(&[("lib.rs", "#[cfg_attr(test, allow(dead_code))] mod flow;"), ("flow.rs", "")]);
+        assert!(kept.is_ok(), "other conditions say nothing of the file");
     }
 
     #[test]

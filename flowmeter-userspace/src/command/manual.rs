@@ -1,16 +1,13 @@
-//! Man pages and completions, made of the agent's own definition of its command line.
+//! `flowmeter manual`: man pages and completions, made of the definition of the command line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::CommandFactory as _;
 use clap_complete::{Shell, generate_to};
 
-/// The agent's command line, which knows nothing but clap.
-#[expect(dead_code, unused_imports, reason = "only its shape is asked for")]
-#[path = "../../../flowmeter-userspace/src/cli/mod.rs"]
-mod cli;
+use crate::cli;
 
 /// Where shells look for completions.
 const COMPLETIONS: [(Shell, &str); 3] = [
@@ -19,9 +16,12 @@ const COMPLETIONS: [(Shell, &str); 3] = [
     (Shell::Fish, "usr/share/fish/vendor_completions.d"),
 ];
 
-/// Writes the man pages and completions under `root`.
-pub fn write(root: &Path) -> Result<()> {
-    let mut command = cli::Cli::command();
+/// Writes them under `root`.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn run(root: &Path) -> Result<ExitCode> {
+    let mut command = cli::command();
     let pages = folder(root, "usr/share/man/man1")?;
     clap_mangen::generate_to(command.clone(), &pages).context("cannot write the man pages")?;
     for (shell, place) in COMPLETIONS {
@@ -33,7 +33,7 @@ pub fn write(root: &Path) -> Result<()> {
             fs::rename(&made, folder.join("flowmeter")).context("cannot rename the completions of bash")?;
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn folder(root: &Path, place: &str) -> Result<PathBuf> {
@@ -49,8 +49,8 @@ mod tests {
     #[test]
     fn each_subcommand_has_a_man_page_and_each_shell_its_completions() {
         let root = tempfile::tempdir().expect("a folder");
-        write(root.path()).expect("pages");
-        for command in cli::Cli::command().get_subcommands() {
+        run(root.path()).expect("pages");
+        for command in cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
             let page = root.path().join(format!("usr/share/man/man1/flowmeter-{}.1", command.get_name()));
             let text =
                 fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
