@@ -51,10 +51,10 @@ impl Inspector {
     pub fn start(namespace: &Namespace, interface: &str, arriving: bool, capture: &Path) -> Result<Self> {
         let mut child = namespace
             .command("tcpdump")
-            .args(["-i", interface, "-Z", "root", "--immediate-mode", "-U", "-B", "65536", "-w"])
+            .args(["-i", interface, "-Z", "root", "--immediate-mode", "-U", "-B", "65536"])
+            .args(["-Q", if arriving { "in" } else { "out" }, "-w"])
             .arg(capture)
-            // The kernel's filter tells the direction, so that "received" does not count what `-Q` would discard later.
-            .args(["udp", "and", if arriving { "inbound" } else { "outbound" }])
+            .arg("udp")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -90,6 +90,9 @@ impl Inspector {
     }
 
     /// Waits until it has read all that it was given, and nothing more comes: at its end it would leave the rest behind.
+    ///
+    /// "Received" counts both directions, "captured" the one that was asked for, so they need not be equal. What tells that
+    /// it has read everything is that it sleeps.
     fn wait_read(&self) -> Result<()> {
         let (limit, mut before) = (Instant::now() + PATIENCE, None);
         loop {
@@ -99,13 +102,21 @@ impl Inspector {
                 said.split(|c: char| !c.is_ascii_digit()).filter_map(|text| text.parse().ok()).collect();
             let [captured, received, dropped] = numbers[..] else { continue };
             ensure!(dropped == 0, "tcpdump itself lost {dropped} packets: its numbers mean nothing");
-            if captured == received && before == Some(received) {
+            std::thread::sleep(LOOK);
+            let now = (captured, received);
+            if before == Some(now) && self.sleeps()? {
                 return Ok(());
             }
-            ensure!(Instant::now() < limit, "tcpdump has read {captured} of {received} packets");
-            before = Some(received);
-            std::thread::sleep(LOOK);
+            ensure!(Instant::now() < limit, "tcpdump still reads: {captured} of {received} packets");
+            before = Some(now);
         }
+    }
+
+    /// True if it waits for packets.
+    fn sleeps(&self) -> Result<bool> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The state follows the name, which stands in parentheses.
+        Ok(stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S')))
     }
 
     fn signal(&self, number: libc::c_int) -> Result<()> {
