@@ -8,8 +8,10 @@
 //! Packets of several clocks may be mixed in a capture. Readings that were met before are tried before a new one is
 //! believed in, or time would run away by the difference at each change.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
+use flowmeter_common::flow::Entry;
+use flowmeter_common::key::FlowKey;
 use flowmeter_common::time::SECOND;
 
 use super::flow_table::Parsed;
@@ -64,6 +66,17 @@ impl Numbered {
     }
 }
 
+/// A change of the reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// How many packets of the batch have the reading before.
+    pub packets: usize,
+    /// From which time on, ns.
+    pub from: u64,
+    /// The correction from then on: time = stamp + correction.
+    pub correction: i64,
+}
+
 /// From stamps to times.
 pub struct CaptureClock {
     /// The latest time given to a packet, ns.
@@ -80,8 +93,8 @@ pub struct CaptureClock {
     started: bool,
     /// A packet whose stamp leaps, until the next one tells whether it is to be believed.
     held: Option<Numbered>,
-    /// Changes that have not been told: from which time on, which correction.
-    changes: Vec<(u64, i64)>,
+    /// Changes that have not been told.
+    changes: Vec<Change>,
     anomalies: Anomalies,
 }
 
@@ -153,8 +166,8 @@ impl CaptureClock {
         }
     }
 
-    /// Changes of the reading since this was asked last.
-    pub fn changes(&mut self) -> impl Iterator<Item = (u64, i64)> {
+    /// Changes of the reading since this was asked last; ask for each batch.
+    pub fn changes(&mut self) -> std::vec::Drain<'_, Change> {
         self.changes.drain(..)
     }
 
@@ -197,7 +210,7 @@ impl CaptureClock {
         }
         let fits = |correction: &i64| self.gap(*correction, packet.stamp()).saturating_abs() <= LEAP;
         if let Some(index) = self.others.iter().position(fits) {
-            self.turn_to(self.others[index]);
+            self.turn_to(self.others[index], out.len());
             return self.accept(packet, out);
         }
         self.held = Some(packet);
@@ -232,18 +245,18 @@ impl CaptureClock {
             self.anomalies.first_step.get_or_insert(step);
             // Times stay within what a signed number of nanoseconds holds; only a file made for it comes so far.
             let time = (self.now + gap.clamp(0, MAX_SILENCE)).min(LATEST as i64 - MAX_SILENCE);
-            self.turn_to(time.max(self.now) - packet.stamp());
+            self.turn_to(time.max(self.now) - packet.stamp(), out.len());
         }
         self.accept(packet, out);
     }
 
-    /// Goes by another reading from now on.
-    fn turn_to(&mut self, correction: i64) {
+    /// Goes by another reading from now on, after so many packets of the batch.
+    fn turn_to(&mut self, correction: i64, packets: usize) {
         self.others.retain(|other| *other != correction);
         self.others.push_front(self.correction);
         self.others.truncate(MAX_READINGS);
         self.correction = correction;
-        self.changes.push((self.now as u64, correction));
+        self.changes.push(Change { packets, from: self.now as u64, correction });
     }
 
     fn accept(&mut self, packet: Numbered, out: &mut Vec<Parsed>) {
@@ -255,28 +268,68 @@ impl CaptureClock {
 }
 
 /// What flows were stamped with, by their times.
+///
+/// The last packet before a change and the first one after it can have the same time. Which reading a flow of that time was
+/// opened by, its time does not tell: so those opened before the change are remembered by their keys.
 #[derive(Debug, Default)]
 pub struct Stamps {
-    /// From which time on, which correction.
-    changes: VecDeque<(u64, i64)>,
+    /// Changes in their order.
+    changes: VecDeque<Change>,
+    /// The latest time at which a flow was opened, ns, and the flows opened then.
+    latest: (u64, Vec<FlowKey>),
+    /// Flows opened just before a change, and the correction that they were opened by.
+    tied: HashMap<(FlowKey, u64), i64>,
 }
 
 impl Stamps {
-    /// Notes changes in their order.
-    pub fn extend(&mut self, changes: impl Iterator<Item = (u64, i64)>) {
-        for change in changes {
-            if self.changes.len() == MAX_CHANGES {
-                self.changes.pop_front();
+    /// Notes a change, after all packets before it have been counted in flows.
+    pub fn change(&mut self, change: Change) {
+        if self.latest.0 == change.from {
+            let correction = self.correction(change.from);
+            for key in self.latest.1.drain(..) {
+                self.tied.entry((key, change.from)).or_insert(correction);
             }
-            self.changes.push_back(change);
+        }
+        if self.changes.len() == MAX_CHANGES {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(change);
+    }
+
+    /// Notes that a flow was opened.
+    #[inline]
+    pub fn opened(&mut self, entry: &Entry) {
+        let time = entry.state.first();
+        if self.latest.0 != time {
+            self.latest.0 = time;
+            self.latest.1.clear();
+        }
+        self.latest.1.push(entry.key);
+        // A packet out of order may lie before a change that it came after.
+        if let Some(change) = self.changes.back()
+            && change.correction != self.correction(time)
+        {
+            self.tied.insert((entry.key, time), change.correction);
         }
     }
 
-    /// What to add (wrapping) to times from `time` on to have stamps.
-    pub fn offset(&self, time: u64) -> u64 {
-        let after = self.changes.partition_point(|(from, _)| *from <= time);
-        let correction = after.checked_sub(1).and_then(|i| self.changes.get(i)).map_or(0, |(_, c)| *c);
-        correction.wrapping_neg() as u64
+    /// What to add (wrapping) to the times of a flow to have stamps.
+    pub fn offset(&self, entry: &Entry) -> u64 {
+        let first = entry.state.first();
+        let tied = if self.tied.is_empty() { None } else { self.tied.get(&(entry.key, first)) };
+        tied.copied().unwrap_or_else(|| self.correction(first)).wrapping_neg() as u64
+    }
+
+    /// Forgets a flow that has ended.
+    pub fn ended(&mut self, entry: &Entry) {
+        if !self.tied.is_empty() {
+            self.tied.remove(&(entry.key, entry.state.first()));
+        }
+    }
+
+    fn correction(&self, time: u64) -> i64 {
+        let after = self.changes.partition_point(|change| change.from <= time);
+        after.checked_sub(1).and_then(|i| self.changes.get(i)).map_or(0, |change| change.correction)
     }
 }
 
@@ -344,8 +397,9 @@ mod tests {
             clock.take((Err(Skip::NotIp), stamp), &mut out);
         }
         clock.finish(&mut out);
-        stamps.extend(clock.changes());
-        let told: Vec<u64> = out.iter().map(|(_, time)| time.wrapping_add(stamps.offset(*time))).collect();
+        clock.changes().for_each(|change| stamps.change(change));
+        let told: Vec<i64> = out.iter().map(|(_, time)| *time as i64 - stamps.correction(*time)).collect();
+        let given: Vec<i64> = given.iter().map(|stamp| *stamp as i64).collect();
         // The packet before a step has the time of the one after it.
         assert_eq!(told[3..], given[3..]);
         assert_eq!(told[..2], given[..2]);

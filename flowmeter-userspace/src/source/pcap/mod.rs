@@ -17,7 +17,7 @@ use flowmeter_common::lifecycle::{EndReason, Timeouts};
 use flowmeter_common::parse::{ParseOptions, parse_link};
 
 pub use self::clock::{Anomalies, Leap};
-use self::clock::{CaptureClock, Stamps};
+use self::clock::{CaptureClock, Change, Stamps};
 use self::flow_table::{FlowSink, Flows, Parsed, TOGETHER, Totals};
 use crate::capture::CaptureReader;
 use crate::context::Context;
@@ -68,13 +68,14 @@ impl<G: FnMut(FlowRecord) -> Result<()>> Recorder<G> {
 
     fn record(&mut self, entry: &Entry, stage: Stage, now: u64) -> Result<()> {
         let context = self.context.as_mut().map(|context| Box::new(context.around(entry, now)));
-        let clock_offset = self.stamps.offset(entry.state.first());
+        let clock_offset = self.stamps.offset(entry);
         (self.give)(FlowRecord { entry: *entry, stage, clock_offset, context })
     }
 }
 
 impl<G: FnMut(FlowRecord) -> Result<()>> FlowSink for Recorder<G> {
     fn opened(&mut self, entry: &Entry, now: u64) {
+        self.stamps.opened(entry);
         if let Some(context) = &mut self.context {
             context.opened(entry, now);
         }
@@ -95,7 +96,9 @@ impl<G: FnMut(FlowRecord) -> Result<()>> FlowSink for Recorder<G> {
     }
 
     fn give(&mut self, entry: &Entry, why: EndReason, now: u64) -> Result<()> {
-        self.record(entry, Stage::End(why), now)
+        self.record(entry, Stage::End(why), now)?;
+        self.stamps.ended(entry);
+        Ok(())
     }
 }
 
@@ -159,9 +162,7 @@ pub fn read(
         let slice = SliceFrame::new(frame.data, frame.wire_len as usize);
         clock.take((parse_link(&slice, frame.link_type, settings.look), frame.timestamp_ns), &mut batch);
         if batch.len() >= TOGETHER {
-            give.stamps.extend(clock.changes());
-            flows.packets(&batch, &mut give)?;
-            batch.clear();
+            count(&mut flows, &mut batch, clock.changes(), &mut give)?;
         }
         frames += 1;
         if frames.is_multiple_of(PROGRESS_PERIOD) {
@@ -173,8 +174,7 @@ pub fn read(
         }
     }
     clock.finish(&mut batch);
-    give.stamps.extend(clock.changes());
-    flows.packets(&batch, &mut give)?;
+    count(&mut flows, &mut batch, clock.changes(), &mut give)?;
     summary.clock = clock.anomalies();
     summary.note = reader.note();
     // A pipe ends wherever it is when it is to stop.
@@ -184,6 +184,24 @@ pub fn read(
     drop(reader);
     summary.totals = flows.finish(&mut give)?;
     Ok(summary)
+}
+
+/// Counts a batch of packets in flows; changes of the clock's reading are noted between the packets that they lie between.
+fn count<G: FnMut(FlowRecord) -> Result<()>>(
+    flows: &mut Flows,
+    batch: &mut Vec<Parsed>,
+    changes: impl Iterator<Item = Change>,
+    give: &mut Recorder<G>,
+) -> Result<()> {
+    let mut done = 0;
+    for change in changes {
+        flows.packets(&batch[done..change.packets], give)?;
+        give.stamps.change(change);
+        done = change.packets;
+    }
+    flows.packets(&batch[done..], give)?;
+    batch.clear();
+    Ok(())
 }
 
 /// Asks for all cache lines of a value, without waiting for them.
