@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use harness::agent::{Agent, Signal};
 use harness::frames::{Packet, Transport, tcp};
 use harness::netns::{Chatter, Namespace, Offload};
@@ -18,6 +18,8 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// What the promise allows a closed connection, after it has lingered.
 const CLOSED_LATE: Duration = Duration::from_millis(100);
+/// How often that is tried.
+const ATTEMPTS: usize = 4;
 /// How long it lingers.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -88,9 +90,24 @@ fn idle_flow() -> Result<()> {
 /// A connection that was reset lingers two seconds, and then is in the log.
 #[test]
 fn closed_connections() -> Result<()> {
-    let Some(_machine) = machine::shared("a closed connection is written after its linger") else {
+    let Some(_machine) = machine::alone("a closed connection is written after its linger") else {
         return Ok(());
     };
+    // A busy machine delays the agent now and then; an agent that looks too seldom is late each time.
+    let mut seen = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let late = closed_late()?;
+        // One in ten may be later: a shared machine stops its programs for that long now and then.
+        if late[late.len() * 9 / 10 - 1] <= CLOSED_LATE {
+            return Ok(());
+        }
+        seen.push(late);
+    }
+    bail!("after the linger, in {ATTEMPTS} attempts: {seen:?}")
+}
+
+/// How long after their linger closed connections are in the log, in order.
+fn closed_late() -> Result<Vec<Duration>> {
     const CONNECTIONS: u16 = 20;
     let cable = Cable::new(&[])?;
     let mut sent = Vec::new();
@@ -123,9 +140,8 @@ fn closed_connections() -> Result<()> {
         late.push(after.saturating_sub(LINGER));
     }
     late.sort();
-    // One in ten may be later: a shared machine stops its programs for that long now and then.
-    ensure!(late[usize::from(CONNECTIONS) * 9 / 10 - 1] <= CLOSED_LATE, "after the linger: {late:?}");
-    cable.agent.stop(Signal::Interrupt)?.expect_clean()
+    cable.agent.stop(Signal::Interrupt)?.expect_clean()?;
+    Ok(late)
 }
 
 /// A flow that never rests ends at the active timeout; what follows is the next one.
