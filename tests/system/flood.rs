@@ -110,7 +110,8 @@ fn over_a_cable() -> Result<()> {
     sends.join("out", &watches, "in", Chatter::None, Offload::Off)?;
     let folder = tempfile::tempdir()?;
     let slots = SLOTS.to_string();
-    let words = ["--max-flows", &slots, "--stats-interval", "1s"];
+    // The flood takes minutes on a busy machine; connections are silent for as long.
+    let words = ["--max-flows", &slots, "--stats-interval", "1s", "--idle-timeout", "1h"];
     let agent = Agent::start(&watches, &["in"], &folder.path().join("log"), &words)?;
     let mut generator = TestPrograms::load(&Setup {
         programs: &[GENERATOR],

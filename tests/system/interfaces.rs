@@ -14,7 +14,7 @@ use harness::row;
 use serde_json::Value;
 
 /// How long something may take to happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 const QUICK: [&str; 5] = ["--no-model", "--idle-timeout", "500ms", "--stats-interval", "200ms"];
 
 /// Sends so many packets of one flow over the cable.

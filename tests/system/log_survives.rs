@@ -16,7 +16,7 @@ use harness::row;
 use serde_json::Value;
 
 /// How long something may take to happen.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Flows end soon, and `stats` lines come often.
 const QUICK: [&str; 4] = ["--idle-timeout", "500ms", "--stats-interval", "500ms"];
 

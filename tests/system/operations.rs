@@ -15,7 +15,7 @@ use harness::replay::Frame;
 use serde_json::Value;
 
 /// How long something may take to happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Options under which a flow is written soon after its last packet.
 const SOON: [&str; 5] = ["--no-model", "--idle-timeout", "200ms", "--stats-interval", "200ms"];
 

@@ -20,7 +20,7 @@ fn place() -> Result<(Namespace, Namespace)> {
 
 /// Runs FlowMeter in a namespace with a time limit, so that one that does not refuse is no endless test.
 fn run(watches: &Namespace, words: &[&str]) -> Result<Output> {
-    Ok(watches.command("timeout").arg("15").arg(binary()?).args(words).stdin(Stdio::null()).output()?)
+    Ok(watches.command("timeout").arg("60").arg(binary()?).args(words).stdin(Stdio::null()).output()?)
 }
 
 /// Fails unless the program said no, in words that contain all of `parts`, and left nothing behind.

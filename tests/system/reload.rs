@@ -19,7 +19,7 @@ const FLOWS: u16 = 200;
 /// Packets of each: two checkpoints are reached.
 const PACKETS: u64 = 16;
 /// How long something may take to happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Packets of `FLOWS` flows in turn, over about a tenth of a second.
 fn round(number: u16) -> Vec<Frame> {

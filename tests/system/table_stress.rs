@@ -10,6 +10,7 @@ use flowmeter::record::{FlowRecord, Stage};
 use flowmeter::source::live::Drain;
 use flowmeter_common::key::FlowKey;
 use flowmeter_common::lifecycle::Timeouts;
+use flowmeter_common::table::WAYS;
 use flowmeter_common::time::SECOND;
 use harness::frames::{Packet, Transport, tcp};
 use harness::machine;
@@ -57,7 +58,7 @@ fn stress(seconds: u64, change: u32) -> Result<()> {
     let size = u64::from(u16::from_be_bytes([frame[16], frame[17]]));
 
     let stop = AtomicBool::new(false);
-    let (rounds, sums, drained) = std::thread::scope(|scope| -> Result<_> {
+    let (rounds, sums, drained, longest) = std::thread::scope(|scope| -> Result<_> {
         let run = |cpu: usize| {
             let (test_programs, frame, stop) = (&test_programs, &frame, &stop);
             scope.spawn(move || -> Result<u64> {
@@ -92,20 +93,24 @@ fn stress(seconds: u64, change: u32) -> Result<()> {
                 }
                 Ok(())
             };
+            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
             while !stop.load(Ordering::Relaxed) {
                 drain.poll(&mut give)?;
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
             }
             drain.flush(&mut give)?;
             let drained = drain.counts();
-            Ok((sums, drained))
+            Ok((sums, drained, longest))
         });
         let rounds: Vec<Result<u64>> = cpus
             .into_iter()
             .map(|cpu| cpu.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect();
         stop.store(true, Ordering::Relaxed);
-        let (sums, drained) = drain.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok((rounds.into_iter().collect::<Result<Vec<u64>>>()?, sums, drained))
+        let (sums, drained, longest) =
+            drain.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((rounds.into_iter().collect::<Result<Vec<u64>>>()?, sums, drained, longest))
     })?;
 
     let counted = test_programs.counted()?;
@@ -119,8 +124,13 @@ fn stress(seconds: u64, change: u32) -> Result<()> {
         drained.flows > u64::from(FLOWS) * 2,
         "flows were taken out while they were written: {drained:?}"
     );
-    // What several CPUs opened at once, time and again, is folded, and counted: rare.
-    ensure!(counted.folded == counted.contended && counted.folded < sent / 1000, "folded: {counted:?}");
+    // What several CPUs opened at once, time and again, is folded, and counted: rare. So is what finds its buckets full of
+    // flows that have expired, if others kept the drain from the processor for so long that a flow filled them.
+    let filled = longest > Duration::from_nanos(TIMEOUTS.idle * WAYS as u64);
+    ensure!(
+        (counted.folded == counted.contended || filled) && counted.folded < sent / 1000,
+        "folded: {counted:?}, {longest:?} between two looks of the drain"
+    );
     ensure!(drained.aggregated + counted.unaggregated == counted.folded, "{counted:?} {drained:?}");
     ensure!(sums.len() == FLOWS as usize, "{} flows", sums.len());
     let each = |rounds: u64| rounds * u64::from(TURNS);
@@ -135,10 +145,7 @@ fn stress(seconds: u64, change: u32) -> Result<()> {
         missing += expected.iter().sum::<u64>() - found.iter().sum::<u64>();
     }
     ensure!(missing == counted.folded, "{missing} packets are in no flow: {counted:?}");
-    eprintln!(
-        "{sent} packets, {} flows taken out, {} packets folded by contention",
-        drained.flows, counted.folded
-    );
+    eprintln!("{sent} packets, {} flows taken out, {} packets folded", drained.flows, counted.folded);
     Ok(())
 }
 

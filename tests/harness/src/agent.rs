@@ -15,9 +15,9 @@ use crate::netns::Namespace;
 use crate::row;
 
 /// How long the agent may take to attach.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(120);
 /// How long it may take to flush and detach.
-const STOP: Duration = Duration::from_secs(15);
+const STOP: Duration = Duration::from_secs(60);
 /// A word of the line that it prints on standard error when every interface is watched.
 const READY: &str = "watching";
 

@@ -34,7 +34,7 @@ pub fn number_of(frame: &[u8]) -> Option<u64> {
 }
 
 /// How long tcpdump may take to read what has come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(100);
 

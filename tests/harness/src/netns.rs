@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 /// How long packets on a cable may take to be received.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Numbers the namespaces of this process.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
