@@ -68,7 +68,7 @@ impl Numbered {
 
 /// A change of the reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct ReadingChange {
     /// How many packets of the batch have the reading before.
     pub packets: usize,
     /// From which time on, ns.
@@ -94,7 +94,7 @@ pub struct CaptureClock {
     /// A packet whose stamp leaps, until the next one tells whether it is to be believed.
     held: Option<Numbered>,
     /// Changes that have not been told.
-    changes: Vec<Change>,
+    changes: Vec<ReadingChange>,
     anomalies: Anomalies,
 }
 
@@ -167,7 +167,7 @@ impl CaptureClock {
     }
 
     /// Changes of the reading since this was asked last; ask for each batch.
-    pub fn changes(&mut self) -> std::vec::Drain<'_, Change> {
+    pub fn changes(&mut self) -> std::vec::Drain<'_, ReadingChange> {
         self.changes.drain(..)
     }
 
@@ -256,7 +256,7 @@ impl CaptureClock {
         self.others.push_front(self.correction);
         self.others.truncate(MAX_READINGS);
         self.correction = correction;
-        self.changes.push(Change { packets, from: self.now as u64, correction });
+        self.changes.push(ReadingChange { packets, from: self.now as u64, correction });
     }
 
     fn accept(&mut self, packet: Numbered, out: &mut Vec<Parsed>) {
@@ -274,7 +274,7 @@ impl CaptureClock {
 #[derive(Debug, Default)]
 pub struct Stamps {
     /// Changes in their order.
-    changes: VecDeque<Change>,
+    changes: VecDeque<ReadingChange>,
     /// The latest time at which a flow was opened, ns, and the flows opened then.
     latest: (u64, Vec<FlowKey>),
     /// Flows opened just before a change, and the correction that they were opened by.
@@ -283,7 +283,7 @@ pub struct Stamps {
 
 impl Stamps {
     /// Notes a change, after all packets before it have been counted in flows.
-    pub fn change(&mut self, change: Change) {
+    pub fn change(&mut self, change: ReadingChange) {
         if self.latest.0 == change.from {
             let correction = self.correction(change.from);
             for key in self.latest.1.drain(..) {

@@ -17,7 +17,7 @@ use flowmeter_common::lifecycle::{EndReason, Timeouts};
 use flowmeter_common::parse::{ParseOptions, parse_link};
 
 pub use self::clock::{Anomalies, Leap};
-use self::clock::{CaptureClock, Change, Stamps};
+use self::clock::{CaptureClock, ReadingChange, Stamps};
 use self::flow_table::{FlowSink, Flows, Parsed, TOGETHER, Totals};
 use crate::capture::CaptureReader;
 use crate::context::Context;
@@ -190,7 +190,7 @@ pub fn read(
 fn count<G: FnMut(FlowRecord) -> Result<()>>(
     flows: &mut Flows,
     batch: &mut Vec<Parsed>,
-    changes: impl Iterator<Item = Change>,
+    changes: impl Iterator<Item = ReadingChange>,
     give: &mut Recorder<G>,
 ) -> Result<()> {
     let mut done = 0;
