@@ -237,7 +237,7 @@ fn a_service_manager_is_told_and_its_watchdog_starves_when_the_pipeline_hangs() 
     manager.wait("MONOTONIC_USEC=")?;
     manager.wait("READY=1")?;
     // Wrong ones change nothing.
-    std::fs::write(&file, "stats-intervall = \"1s\"\n")?;
+    std::fs::write(&file, "stats-intervals = \"1s\"\n")?;
     agent.signal(libc::SIGHUP)?;
     agent.wait_said("the options stay as they were")?;
 
