@@ -70,7 +70,7 @@ enum Command {
     Dist(dist::DistOptions),
     /// Run format checks, lints and all tests; tests on the kernel need root.
     Test,
-    /// Check that no modules form a circle, that none names its file by #[path], and that no crate has a type name
+    /// Check that no modules form a circle, that none names its file by an attribute, and that no crate has a type name
     /// twice.
     House,
     /// Write THIRD-PARTY-NOTICES.md, or check it.
