@@ -29,7 +29,9 @@ pub const TESTS: &[Program] = &[
     Program { name: "iperf3", package: "iperf3", why: "the test of ordinary traffic" },
     Program { name: "nfcapd", package: "nfdump", why: "the test of the IPFIX export" },
     Program { name: "nc", package: "netcat-openbsd", why: "the test of ordinary traffic" },
+    Program { name: "promtool", package: "prometheus", why: "the alert rules, and a scrape by Prometheus" },
     Program { name: "python3", package: "python3", why: "the web server of the test of ordinary traffic" },
+    Program { name: "rpmbuild", package: "rpm", why: "the test of the packages" },
     Program { name: "tcpdump", package: "tcpdump", why: "the inspector behind the pre-filter" },
     Program { name: "tshark", package: "tshark", why: "the independent check of features" },
 ];
