@@ -14,8 +14,9 @@ use harness::test_programs::{GENERATOR, Setup, TestPrograms, Traffic};
 const SECONDS: u64 = 60;
 /// New flows a second, each of which is taken out, scored and written.
 const FLOWS: u32 = 10_000;
-/// What memory may still grow by once all parts have been in use.
-const GROWTH: u64 = 4 << 20;
+/// What memory may still grow by from the second third of the time to the last, once all parts have been in use: ten bytes a
+/// flow.
+const GROWTH: u64 = 2 << 20;
 
 #[test]
 fn memory_is_flat() -> Result<()> {
@@ -50,14 +51,17 @@ fn memory_is_flat() -> Result<()> {
     let outcome = agent.end(Signal::Terminate)?;
     // The exit code says whether the account of all packets and flows is balanced.
     ensure!(outcome.status.success(), "flowmeter ended with {}; it said:\n{}", outcome.status, outcome.said);
-    let (early, late) = samples.split_at(samples.len() / 3);
+    // The first third warms up: where the agent has to wait for a processor, more flows live at once, and more of the table
+    // is touched for the first time.
+    let third = samples.len() / 3;
+    let (middle, last) = samples[third..].split_at(third);
     let most = |part: &[u64]| part.iter().copied().max().unwrap_or(0);
     eprintln!(
-        "{} s: at most {} KiB in the first third, {} KiB after",
+        "{} s: at most {} KiB in the second third, {} KiB after",
         samples.len(),
-        most(early) >> 10,
-        most(late) >> 10
+        most(middle) >> 10,
+        most(last) >> 10
     );
-    ensure!(most(late) <= most(early) + GROWTH, "memory grows: {samples:?}");
+    ensure!(most(last) <= most(middle) + GROWTH, "memory grows: {samples:?}");
     Ok(())
 }
