@@ -25,6 +25,8 @@ const MAX_SILENCE: i64 = 365 * 86_400 * SECOND as i64;
 const MAX_READINGS: usize = 8;
 /// Changes of the reading that are told to whoever keeps the stamps, see [`Stamps`].
 const MAX_CHANGES: usize = 65_536;
+/// Flows of one time that are remembered, see [`Stamps`]; a capture may stamp all of its packets alike.
+const MAX_LATEST: usize = 65_536;
 /// Packets that are looked at before the first one's stamp is believed.
 const FIRST: usize = 3;
 
@@ -304,7 +306,9 @@ impl Stamps {
             self.latest.0 = time;
             self.latest.1.clear();
         }
-        self.latest.1.push(entry.key);
+        if self.latest.1.len() < MAX_LATEST {
+            self.latest.1.push(entry.key);
+        }
         // A packet out of order may lie before a change that it came after.
         if let Some(change) = self.changes.back()
             && change.correction != self.correction(time)
@@ -403,6 +407,18 @@ mod tests {
         // The packet before a step has the time of the one after it.
         assert_eq!(told[3..], given[3..]);
         assert_eq!(told[..2], given[..2]);
+    }
+
+    #[test]
+    fn a_capture_that_stamps_all_its_packets_alike_takes_no_more_memory() {
+        let mut stamps = Stamps::default();
+        // SAFETY: an entry is whole words, of which all are valid.
+        let mut entry: Entry = unsafe { std::mem::zeroed() };
+        for i in 0..2 * MAX_LATEST as u64 {
+            entry.key.a_address = [0, i];
+            stamps.opened(&entry);
+        }
+        assert_eq!(stamps.latest.1.len(), MAX_LATEST);
     }
 
     proptest! {
