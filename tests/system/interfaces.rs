@@ -7,14 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use harness::agent::{Agent, Signal};
 use harness::frames::{Packet, Transport};
-use harness::machine;
 use harness::netns::{Chatter, Namespace, Offload};
 use harness::replay::{Frame, Oversized, Pace, Sender};
-use harness::row;
+use harness::{machine, row, wait_until};
 use serde_json::Value;
 
-/// How long something may take to happen.
-const PATIENCE: Duration = Duration::from_secs(60);
 const QUICK: [&str; 5] = ["--no-model", "--idle-timeout", "500ms", "--stats-interval", "200ms"];
 
 /// Sends so many packets of one flow over the cable.
@@ -34,15 +31,6 @@ fn send(sends: &Namespace, packets: u16) -> Result<()> {
 /// The last `stats` line.
 fn stats(agent: &Agent) -> Result<Option<Value>> {
     Ok(agent.rows()?.into_iter().rfind(|row| row["event"] == "stats"))
-}
-
-fn wait_until(what: &str, mut happened: impl FnMut() -> Result<bool>) -> Result<()> {
-    let limit = Instant::now() + PATIENCE;
-    while !happened()? {
-        ensure!(Instant::now() < limit, "{what} did not happen within {} s", PATIENCE.as_secs());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 /// Waits until `stats` says this of the interface.

@@ -4,19 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::agent::{Agent, Signal};
 use harness::frames::{Packet, Transport};
-use harness::machine;
 use harness::netns::{Chatter, Namespace, Offload};
 use harness::replay::{Frame, Oversized, Pace, Sender};
-use harness::row;
+use harness::{machine, row, wait_until};
 use serde_json::Value;
 
-/// How long something may take to happen.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Flows end soon, and `stats` lines come often.
 const QUICK: [&str; 4] = ["--idle-timeout", "500ms", "--stats-interval", "500ms"];
 
@@ -61,15 +58,6 @@ fn ports(rows: &[Value]) -> Vec<u64> {
     let mut ports: Vec<u64> = flows.filter_map(|row| row["src_port"].as_u64()).collect();
     ports.sort_unstable();
     ports
-}
-
-fn wait_until(what: &str, mut happened: impl FnMut() -> Result<bool>) -> Result<()> {
-    let limit = Instant::now() + PATIENCE;
-    while !happened()? {
-        ensure!(Instant::now() < limit, "{what} did not happen within {} s", PATIENCE.as_secs());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 #[test]

@@ -4,18 +4,16 @@
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use harness::agent::{Agent, Signal};
 use harness::cable::Cable;
 use harness::frames::{Packet, Transport};
-use harness::machine;
 use harness::replay::Frame;
+use harness::{machine, wait_until};
 use serde_json::Value;
 
-/// How long something may take to happen.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Options under which a flow is written soon after its last packet.
 const SOON: [&str; 5] = ["--no-model", "--idle-timeout", "200ms", "--stats-interval", "200ms"];
 
@@ -27,20 +25,10 @@ fn datagrams(ports: std::ops::Range<u16>) -> Vec<Frame> {
     ports.map(|port| Frame::new(0, one(port).build())).collect()
 }
 
-/// The server's ports of the flows in a log that nobody writes to, in order; fails if a line is not whole.
+/// The server's ports of the flows in a log, in order; fails if a line is not whole.
 fn ports(log: &Path) -> Result<Vec<u64>> {
-    ports_of(log, &std::fs::read_to_string(log)?)
-}
-
-/// The same of a log that is being written: its last line may not be there in full yet.
-fn ports_so_far(log: &Path) -> Result<Vec<u64>> {
-    let text = std::fs::read_to_string(log)?;
-    ports_of(log, text.rsplit_once('\n').map_or("", |(whole, _)| whole))
-}
-
-fn ports_of(log: &Path, text: &str) -> Result<Vec<u64>> {
     let mut ports = Vec::new();
-    for line in text.lines() {
+    for line in std::fs::read_to_string(log)?.lines() {
         let row: Value = serde_json::from_str(line)
             .map_err(|error| anyhow::anyhow!("{}: {error}: {line}", log.display()))?;
         if row["event"] == "flow" {
@@ -49,16 +37,6 @@ fn ports_of(log: &Path, text: &str) -> Result<Vec<u64>> {
     }
     ports.sort_unstable();
     Ok(ports)
-}
-
-/// Waits for a condition.
-fn wait(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let limit = Instant::now() + PATIENCE;
-    while !holds()? {
-        ensure!(Instant::now() < limit, "{what}: not within {} s", PATIENCE.as_secs());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 #[test]
@@ -99,7 +77,7 @@ fn a_moved_log_is_opened_anew() -> Result<()> {
     agent.wait_for(10, |row| row["event"] == "flow")?;
     std::fs::rename(&log, &moved)?;
     agent.signal(libc::SIGHUP)?;
-    wait("the log is there again", || Ok(log.is_file()))?;
+    wait_until("the log is there again", || Ok(log.is_file()))?;
     cable.send(&datagrams(200..210))?;
     let outcome = agent.stop(Signal::Terminate)?;
     outcome.expect_clean()?;
@@ -167,7 +145,7 @@ fn a_full_disk_does_not_end_the_agent() -> Result<()> {
     ensure!(Path::new(&format!("/proc/{}", agent.id())).exists(), "the agent has ended");
     std::fs::remove_file(&ballast)?;
     cable.send(&datagrams(200..210))?;
-    wait("flows are written again", || Ok(ports_so_far(&log)?.contains(&209)))?;
+    agent.wait_for(1, |row| row["event"] == "flow" && row["dst_port"] == 209)?;
     let outcome = agent.end(Signal::Terminate)?;
     let found = ports(&log)?;
     ensure!((100..110).chain(200..210).all(|port| found.contains(&port)), "{found:?}");
@@ -208,7 +186,7 @@ fn an_interface_that_comes_back_is_watched_again() -> Result<()> {
     agent.wait_for(10, |row| row["event"] == "flow")?;
     cable.watches.ip(&["link", "delete", "in"])?;
     cable.join()?;
-    wait("a program is attached again", || cable.watches.has_xdp("in"))?;
+    wait_until("a program is attached again", || cable.watches.has_xdp("in"))?;
     cable.send(&datagrams(200..210))?;
     agent.wait_for(20, |row| row["event"] == "flow")?;
     let outcome = agent.stop(Signal::Terminate)?;
@@ -269,7 +247,7 @@ fn a_killed_agent_leaves_no_program() -> Result<()> {
     );
     agent.signal(libc::SIGKILL)?;
     agent.wait()?;
-    wait("both are gone", || {
+    wait_until("both are gone", || {
         Ok(!cable.watches.has_xdp("in")? && cable.watches.tcx_egress_programs("in")? == 0)
     })
 }

@@ -7,30 +7,18 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use harness::agent::{Agent, Signal};
 use harness::cable::Cable;
 use harness::frames::{Packet, Transport};
-use harness::machine;
 use harness::replay::Frame;
+use harness::{machine, wait_until};
 use serde_json::Value;
 
-/// How long something may take to happen.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Options under which a flow is written soon after its last packet.
 const SOON: [&str; 5] = ["--no-model", "--idle-timeout", "200ms", "--stats-interval", "200ms"];
-
-/// Waits for a condition.
-fn wait(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let limit = Instant::now() + PATIENCE;
-    while !holds()? {
-        ensure!(Instant::now() < limit, "{what}: not within {} s", PATIENCE.as_secs());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
 
 /// A datagram of each of some flows.
 fn datagrams(ports: std::ops::Range<u16>) -> Vec<Frame> {
@@ -75,8 +63,8 @@ fn metrics_are_the_numbers_of_the_log() -> Result<()> {
     let of_tcp = |path: &'static str| {
         cable.watches.run(|| get(TcpStream::connect("127.0.0.1:9598").context("connecting")?, path))?
     };
-    wait("ready", || Ok(of_tcp("/readyz")?.0 == 200))?;
-    wait("forty flows", || {
+    wait_until("ready", || Ok(of_tcp("/readyz")?.0 == 200))?;
+    wait_until("forty flows", || {
         let (_, text) = of_tcp("/metrics")?;
         Ok(value(&text, "flowmeter_flows_ended_total{reason=\"idle\"}").unwrap_or(0) == 40)
     })?;
@@ -118,14 +106,14 @@ fn a_pipeline_that_hangs_is_not_healthy_and_heals() -> Result<()> {
     let mut reader = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&log)?;
     let words = [&SOON[..3], &["--stats-interval", "5ms", "--socket", &place]].concat();
     let agent = Agent::start(&cable.watches, &["in"], &log, &words)?;
-    wait("the pipe is full and nobody reads", || Ok(ask(&socket, "/healthz")?.0 == 503))?;
+    wait_until("the pipe is full and nobody reads", || Ok(ask(&socket, "/healthz")?.0 == 503))?;
     let (status, why) = ask(&socket, "/readyz")?;
     ensure!(status == 503 && why.contains("no heartbeat"), "{status} {why}");
     let (status, text) = ask(&socket, "/metrics")?;
     ensure!(status == 200 && value(&text, "flowmeter_healthy")? == 0, "scraped all the same: {text}");
     ensure!(value(&text, "flowmeter_queue_ended_batches")? > 0, "what waits is shown: {text}");
     let mut some = vec![0; 1 << 16];
-    wait("it is read again", || {
+    wait_until("it is read again", || {
         while reader.read(&mut some).is_ok_and(|bytes| bytes != 0) {}
         Ok(ask(&socket, "/healthz")?.0 == 200)
     })?;
@@ -140,9 +128,9 @@ fn an_interface_that_is_gone_is_not_ready() -> Result<()> {
     let place = socket.to_string_lossy();
     let words = [&SOON[..], &["--socket", &place]].concat();
     let agent = cable.agent(&words)?;
-    wait("ready", || Ok(ask(&socket, "/readyz")?.0 == 200))?;
+    wait_until("ready", || Ok(ask(&socket, "/readyz")?.0 == 200))?;
     cable.watches.ip(&["link", "delete", "in"])?;
-    wait("not ready", || Ok(ask(&socket, "/readyz")?.1.contains("in is not watched: it is gone")))?;
+    wait_until("not ready", || Ok(ask(&socket, "/readyz")?.1.contains("in is not watched: it is gone")))?;
     ensure!(ask(&socket, "/healthz")?.0 == 200, "it works, and waits for the interface");
     let (_, text) = ask(&socket, "/metrics")?;
     ensure!(value(&text, "flowmeter_interface_attached{interface=\"in\"}")? == 0, "{text}");
@@ -159,7 +147,7 @@ fn a_client_that_stalls_or_talks_nonsense_keeps_nobody_waiting() -> Result<()> {
     let words = [&SOON[..], &["--socket", &place]].concat();
     let agent = cable.agent(&words)?;
     let stalled: Vec<UnixStream> = (0..40).map(|_| UnixStream::connect(&socket)).collect::<Result<_, _>>()?;
-    wait("an answer beside forty that stall", || Ok(ask(&socket, "/healthz")?.0 == 200))?;
+    wait_until("an answer beside forty that stall", || Ok(ask(&socket, "/healthz")?.0 == 200))?;
     drop(stalled);
     let mut noise = UnixStream::connect(&socket)?;
     noise.write_all(&[0xff; 20_000]).or_else(|_| anyhow::Ok(()))?;
@@ -195,7 +183,7 @@ impl Manager {
     }
 
     fn wait(&mut self, line: &str) -> Result<()> {
-        wait(line, || Ok(self.was_told(line))).with_context(|| format!("told was: {:?}", self.told))
+        wait_until(line, || Ok(self.was_told(line))).with_context(|| format!("told was: {:?}", self.told))
     }
 
     /// Forgets what it was told.
@@ -250,12 +238,12 @@ fn a_service_manager_is_told_and_its_watchdog_starves_when_the_pipeline_hangs() 
         "the watchdog of an agent that hangs was fed: {:?}",
         manager.told
     );
-    wait("read again, the watchdog is fed", || {
+    wait_until("read again, the watchdog is fed", || {
         while reader.read(&mut some).is_ok_and(|bytes| bytes != 0) {}
         Ok(manager.was_told("WATCHDOG=1"))
     })?;
     agent.signal(libc::SIGTERM)?;
-    wait("stopping", || {
+    wait_until("stopping", || {
         while reader.read(&mut some).is_ok_and(|bytes| bytes != 0) {}
         Ok(manager.was_told("STOPPING=1"))
     })?;
@@ -349,12 +337,12 @@ fn prometheus_scrapes_a_sensor_and_raises_an_alert() -> Result<()> {
         let body: Value = answer.and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default();
         Ok(body["data"]["result"].clone())
     };
-    wait("seven flows are scraped", || {
+    wait_until("seven flows are scraped", || {
         Ok(query("flowmeter_flows_ended_total")?[0]["value"][1] == "7" && query("up")?[0]["value"][1] == "1")
     })?;
     ensure!(query("flowmeter_packets_total%7Boutcome=%22counted%22%7D")?[0]["value"][1] == "7", "packets");
     cable.watches.ip(&["link", "delete", "in"])?;
-    wait("the alert", || {
+    wait_until("the alert", || {
         let alerts =
             query("ALERTS%7Balertname=%22FlowMeterInterfaceNotWatched%22,alertstate=%22firing%22%7D")?;
         Ok(alerts[0]["metric"]["interface"] == "in")
@@ -379,7 +367,7 @@ fn a_table_is_cut_into_whole_files() -> Result<()> {
     };
     let finished = |path: &std::path::PathBuf| path.extension().is_some_and(|ending| ending == "csv");
     let mut sent = 0;
-    wait("three finished files", || {
+    wait_until("three finished files", || {
         cable.send(&datagrams(1000 + sent..1010 + sent))?;
         sent += 10;
         std::thread::sleep(Duration::from_millis(200));

@@ -15,6 +15,7 @@ mod house;
 mod notices;
 mod python;
 mod setup;
+mod syntax;
 mod text;
 mod train;
 mod workspace;

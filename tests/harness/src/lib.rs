@@ -34,15 +34,33 @@ pub mod test_programs;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
 use flowmeter::model::Runtime;
+
+/// How long something may take to happen on a machine that is busy with other work.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for a condition.
+///
+/// # Errors
+/// It cannot be asked for, or does not hold within a minute.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let limit = Instant::now() + PATIENCE;
+    while !holds()? {
+        ensure!(Instant::now() < limit, "{what}: not within {} s", PATIENCE.as_secs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
 
 /// ONNX Runtime, of which a process can have one; None without its library, which is said.
 ///
 /// # Panics
 /// If `CI=true` and the library is missing.
 pub fn runtime() -> Option<&'static Runtime> {
-    static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
+    static RUNTIME: OnceLock<std::result::Result<Runtime, String>> = OnceLock::new();
     let loaded = RUNTIME.get_or_init(|| Runtime::load(None).map_err(|error| format!("{error:#}")));
     if let Err(why) = loaded {
         not_run(why);

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use syn::visit_mut::{self, VisitMut};
 
 use super::compile::FLAGS;
+use crate::syntax::is_test;
 
 /// Folders of sources, and the manifests beside them, from the workspace's root.
 const CRATES: [&str; 2] = [SHARED, PACKAGE];
@@ -133,21 +134,6 @@ impl VisitMut for WithoutTests {
         }
         visit_mut::visit_item_mod_mut(self, module);
     }
-}
-
-/// True if an attribute of the item says `cfg(test)`.
-fn is_test(item: &syn::Item) -> bool {
-    let attributes = match item {
-        syn::Item::Mod(item) => &item.attrs,
-        syn::Item::Fn(item) => &item.attrs,
-        syn::Item::Use(item) => &item.attrs,
-        syn::Item::Impl(item) => &item.attrs,
-        _ => return false,
-    };
-    attributes.iter().any(|attribute| {
-        let test = |meta: &syn::Path| meta.is_ident("test");
-        attribute.path().is_ident("cfg") && attribute.parse_args::<syn::Path>().is_ok_and(|path| test(&path))
-    })
 }
 
 /// Writes tokens with one space between them, without documentation and without the commas that formatting adds.

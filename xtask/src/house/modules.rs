@@ -12,6 +12,7 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
 use super::circles::{self, Graph};
+use crate::syntax::is_test;
 
 /// A path of names from the crate's root.
 pub type Names = Vec<String>;
@@ -356,21 +357,6 @@ fn collect(tokens: TokenStream, paths: &mut BTreeSet<Names>) {
         }
     }
     paths.insert(path);
-}
-
-/// True if the item is compiled for tests only.
-fn is_test(item: &syn::Item) -> bool {
-    let attributes = match item {
-        syn::Item::Mod(item) => &item.attrs,
-        syn::Item::Fn(item) => &item.attrs,
-        syn::Item::Use(item) => &item.attrs,
-        syn::Item::Impl(item) => &item.attrs,
-        _ => return false,
-    };
-    attributes.iter().any(|attribute| {
-        attribute.path().is_ident("cfg")
-            && attribute.parse_args::<syn::Path>().is_ok_and(|path| path.is_ident("test"))
-    })
 }
 
 #[cfg(test)]
